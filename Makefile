@@ -1,0 +1,78 @@
+# The commands of development; `make` alone lists them.
+#
+# The first one makes .venv, with uv where there is one and else with venv and
+# pip: the same packages by their hashes, from uv.lock or requirements.lock.
+
+PYTHON ?= python3
+UV     ?= $(shell command -v uv 2>/dev/null)
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(READY) ## See it work: all kinds of tasks, two workers, one is killed
+	@$(RUN) -m pgsched.demo
+
+.PHONY: test
+test: $(READY) ## Run the tests, on a Postgres of their own
+	$(RUN) -m pytest -q
+
+.PHONY: check
+check: $(READY) ## Check format, lint, types and house rules
+	$(RUN) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q tests/test_rules.py
+
+.PHONY: ci
+ci: check test ## Do both, as before every commit
+
+.PHONY: fix
+fix: $(READY) ## Format, and repair what the linter can
+	$(RUN) -m ruff format
+	$(RUN) -m ruff check --fix
+
+.PHONY: bench
+bench: $(READY) ## Measure on this machine
+	$(RUN) -m benchmarks
+
+.PHONY: db
+db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
+	@$(RUN) -m pgsched.devdb
+
+.PHONY: test-node-red
+test-node-red: $(READY) ## Run the tests against Node-RED (needs Node.js and npm)
+	$(RUN) -m pytest -q -m node_red tests/node_red
+
+# Whatever mirror this machine uses, the lock files name the public index.
+.PHONY: lock
+lock: ## Renew the lock files after a change in pyproject.toml (needs uv)
+	env -u UV_INDEX -u UV_FIND_LINKS uv lock --no-config --default-index https://pypi.org/simple
+	uv export --quiet --frozen --no-config --all-groups --no-emit-project --no-annotate \
+	  --no-header --format requirements.txt --output-file requirements.lock
+
+# The sources are put on the path and not installed: that would need a build
+# backend, which no lock file holds.
+$(READY): pyproject.toml uv.lock requirements.lock
+ifneq ($(UV),)
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --no-install-project
+else
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'pgsched needs Python 3.11 or newer: make PYTHON=/path/to/python, or install uv'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'this Python cannot make a venv: apt install python3-venv, or install uv'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  --only-binary :all: --requirement requirements.lock
+endif
+	@echo ../../../../src > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pgsched.pth"
+	@printf '%s\n' '#!/bin/sh' 'exec "$$(dirname "$$(realpath "$$0")")/python" -m pgsched "$$@"' \
+	  > $(VENV)/bin/pgsched
+	@chmod +x $(VENV)/bin/pgsched
+	@touch $@

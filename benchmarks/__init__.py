@@ -1,0 +1,1 @@
+"""Measurements of pgsched; each module runs by itself and prints a table."""

@@ -1,0 +1,125 @@
+-- 001 foundation
+--
+-- What everything else stands on: the schema, the ledger of migrations, the
+-- clock and the ids.
+--
+-- Each file of this folder is one transaction of plain SQL.  Run them in
+-- order with `psql -v ON_ERROR_STOP=1 -f`, or let `pgsched migrate` do it:
+-- both run these very bytes.  From 002 on the first statement of a file is
+-- begin_migration(), which stops a file that is run twice, too early, or by
+-- two people at once.  This one is stopped by its `create schema`.
+--
+-- Adds   schema pgsched, schema_migrations, begin_migration(), now(), uuid7()
+-- Locks  nothing
+-- Undo   drop schema pgsched cascade;
+
+begin;
+
+create schema pgsched;
+
+comment on schema pgsched is
+  'pgsched: a durable task scheduler.  The functions are the interface; the views are for reading.';
+
+-- The one clock.  Tests replace its body to turn it; production reads no
+-- setting, so that no client can.  Functions take it once into v_now: a
+-- volatile call in a WHERE clause could not use an index.
+create function pgsched.now()
+  returns timestamptz
+  language sql
+  volatile
+  return clock_timestamp();
+
+comment on function pgsched.now() is
+  'The one clock of pgsched: the time at the database.';
+
+-- 48 bits of milliseconds, then version, variant and 74 random bits: ids that
+-- sort by creation and keep the right end of every index warm.
+create function pgsched.uuid7()
+  returns uuid
+  language sql
+  volatile
+  return encode(
+    set_bit(
+      set_bit(
+        overlay(
+          uuid_send(gen_random_uuid())
+          placing substring(int8send(floor(extract(epoch from pgsched.now()) * 1000)::bigint) from 3)
+          from 1 for 6
+        ),
+        52, 1
+      ),
+      53, 1
+    ),
+    'hex'
+  )::uuid;
+
+comment on function pgsched.uuid7() is
+  'A new UUID of version 7 (RFC 9562, 5.7), whose time is pgsched.now().';
+
+create table pgsched.schema_migrations (
+  version    integer     not null,
+  name       text        not null,
+  checksum   text,
+  breaking   boolean     not null default false,
+  applied_at timestamptz not null default pgsched.now(),
+  applied_by text        not null default session_user,
+
+  constraint schema_migrations_pkey
+    primary key (version)
+);
+
+comment on table pgsched.schema_migrations is
+  'The ledger: one row for each file of sql/ that was applied.';
+comment on column pgsched.schema_migrations.version is
+  'The number of the file, from 1, without gaps.';
+comment on column pgsched.schema_migrations.name is
+  'The noun in the name of the file.';
+comment on column pgsched.schema_migrations.checksum is
+  'sha256 of the file in hex; null until `pgsched migrate` has seen it.';
+comment on column pgsched.schema_migrations.breaking is
+  'True when workers that do not know this version must not run on it.';
+comment on column pgsched.schema_migrations.applied_at is
+  'When it was applied.';
+comment on column pgsched.schema_migrations.applied_by is
+  'The role that applied it.';
+
+-- The lock on the ledger makes a second migrator wait for the first, and then
+-- fail here, before it has changed anything.
+create procedure pgsched.begin_migration(
+  p_version  integer,
+  p_name     text,
+  p_breaking boolean default false
+)
+  language plpgsql
+as $$
+declare
+  v_next integer;
+begin
+  perform set_config('lock_timeout', '5s', true);
+  lock table pgsched.schema_migrations in share row exclusive mode;
+
+  select coalesce(max(m.version), 0) + 1
+  into v_next
+  from pgsched.schema_migrations as m;
+
+  if p_version < v_next then
+    raise exception sqlstate 'PS409' using
+      message = format('migration %s %s is applied already', p_version, p_name),
+      hint = format('The next one is %s.', v_next);
+  elsif p_version > v_next then
+    raise exception sqlstate 'PS409' using
+      message = format('migration %s %s comes too early', p_version, p_name),
+      hint = format('Apply %s first.', v_next);
+  end if;
+
+  insert into pgsched.schema_migrations (version, name, breaking)
+  values (p_version, p_name, p_breaking);
+end;
+$$;
+
+comment on procedure pgsched.begin_migration(integer, text, boolean) is
+  'First statement of every migration: lock the ledger, refuse what is not exactly the next version, record it.';
+
+call pgsched.begin_migration(1, 'foundation');
+
+commit;

@@ -1,0 +1,469 @@
+-- 002 definitions
+--
+-- What can be run and where it goes.  A task names a definition, a definition
+-- names a queue, a queue names an external system, and only that has an
+-- address: whoever may schedule can not choose where a request is sent.
+-- Secrets stay outside: a system names the environment variable that holds
+-- its key.
+--
+-- None of these rows is ever written by an enqueue.
+--
+-- Adds   domains, external_systems, queues, task_definitions, define_external_system(),
+--        define_queue(), pause_queue(), resume_queue(), define_task(), find_definition(),
+--        claimable_queues(), check_queue(), check_priority(), check_loop_config()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(2, 'definitions');
+
+-- Text and a domain, not an enum: a value can be dropped again.
+create domain pgsched.task_status as text
+  constraint task_status_is_known check (value in (
+    'PENDING', 'SCHEDULED', 'DISPATCHED', 'RUNNING', 'SUCCESS', 'FAILED', 'CANCELLED'
+  ));
+
+comment on domain pgsched.task_status is
+  'PENDING: waits.  SCHEDULED: claimed by a worker.  DISPATCHED: accepted by the external system.  RUNNING: reported as under way.  SUCCESS, FAILED, CANCELLED: finished.';
+
+create domain pgsched.schedule_type as text
+  constraint schedule_type_is_known check (value in (
+    'IMMEDIATE', 'DELAYED', 'CRON', 'LOOP', 'INTERVAL_LOOP', 'LOOP_ONCE'
+  ));
+
+comment on domain pgsched.schedule_type is
+  'IMMEDIATE: now.  DELAYED: once, later.  CRON: made by a schedule.  LOOP: round after round.  INTERVAL_LOOP: rounds, spaced.  LOOP_ONCE: one round on demand.';
+
+create domain pgsched.priority as smallint
+  constraint priority_is_in_range check (value between -9 and 9);
+
+comment on domain pgsched.priority is
+  'From -9 (background) to 9 (urgent).';
+
+create table pgsched.external_systems (
+  name             text     not null,
+  base_url         text,
+  api_key_env      text,
+  completion       text     not null default 'callback',
+  request_timeout  interval not null default '30 seconds',
+  delivery_timeout interval not null default '24 hours',
+
+  constraint external_systems_pkey
+    primary key (name),
+
+  constraint external_systems_base_url_is_http
+    check (base_url ~ '^https?://[^[:space:]]+$'),
+
+  constraint external_systems_completion_is_known
+    check (completion in ('callback', 'response')),
+
+  constraint external_systems_request_timeout_is_in_range
+    check (request_timeout between '100 milliseconds' and '10 minutes'),
+
+  constraint external_systems_delivery_timeout_is_positive
+    check (delivery_timeout > '0')
+);
+
+comment on table pgsched.external_systems is
+  'Where tasks are pushed to.';
+comment on column pgsched.external_systems.name is
+  'The name queues refer to.';
+comment on column pgsched.external_systems.base_url is
+  'http(s) address; tasks are POSTed to {base_url}/api/tasks/status.  Null: the worker''s PGSCHED_EXTERNAL_SYSTEM_URL.';
+comment on column pgsched.external_systems.api_key_env is
+  'Name of the environment variable of the worker that holds the bearer key.  Null: PGSCHED_EXTERNAL_SYSTEM_API_KEY when base_url is null too, else no key.';
+comment on column pgsched.external_systems.completion is
+  'callback: a 2xx accepts the task and its end is reported later.  response: a 2xx is its SUCCESS.';
+comment on column pgsched.external_systems.request_timeout is
+  'How long one push may take, 100 ms to 10 min.';
+comment on column pgsched.external_systems.delivery_timeout is
+  'How long a task may stay undeliverable before it is FAILED.';
+
+create table pgsched.queues (
+  name            text    not null,
+  external_system text    not null default 'default',
+  is_paused       boolean not null default false,
+  pause_note      text,
+
+  constraint queues_pkey
+    primary key (name),
+
+  constraint queues_external_system_fkey
+    foreign key (external_system) references pgsched.external_systems,
+
+  constraint queues_name_is_plain
+    check (name ~ '^[A-Za-z0-9_.:-]{1,100}$')
+);
+
+comment on table pgsched.queues is
+  'Named lines of tasks, each leading to one external system.';
+comment on column pgsched.queues.name is
+  'Up to 100 of A-Z a-z 0-9 _ . : -';
+comment on column pgsched.queues.external_system is
+  'Where its tasks are pushed to.';
+comment on column pgsched.queues.is_paused is
+  'True: nothing is claimed from it.  What is under way goes on.';
+comment on column pgsched.queues.pause_note is
+  'Why it is paused, for the next reader.';
+
+insert into pgsched.external_systems (name) values ('default');
+insert into pgsched.queues (name) values ('default');
+
+create table pgsched.task_definitions (
+  id              uuid                  not null default pgsched.uuid7(),
+  name            text                  not null,
+  content         jsonb                 not null default '{}',
+  queue           text                  not null default 'default',
+  schedule_type   pgsched.schedule_type not null default 'IMMEDIATE',
+  cron_expr       text,
+  schedule_config jsonb                 not null default '{}',
+  loop_config     jsonb                 not null default '{}',
+  input_params    jsonb                 not null default '{}',
+  priority        pgsched.priority      not null default 0,
+  max_retries     integer               not null default 3,
+  retry_delay     interval              not null default '60 seconds',
+  retry_backoff   text                  not null default 'exponential',
+  timeout         interval              not null default '1 hour',
+  is_active       boolean               not null default true,
+  is_temporary    boolean               not null default false,
+  created_at      timestamptz           not null default pgsched.now(),
+  updated_at      timestamptz           not null default pgsched.now(),
+
+  constraint task_definitions_pkey
+    primary key (id),
+
+  constraint task_definitions_queue_fkey
+    foreign key (queue) references pgsched.queues,
+
+  constraint task_definitions_name_is_short
+    check (length(name) between 1 and 200),
+
+  constraint task_definitions_configs_are_objects
+    check (
+      jsonb_typeof(schedule_config) = 'object'
+      and jsonb_typeof(loop_config) = 'object'
+      and jsonb_typeof(input_params) = 'object'
+    ),
+
+  constraint task_definitions_content_is_small
+    check (octet_length(content::text) <= 262144),
+
+  constraint task_definitions_max_retries_is_in_range
+    check (max_retries between 0 and 100),
+
+  constraint task_definitions_retry_delay_is_in_range
+    check (retry_delay between '0' and '24 hours'),
+
+  constraint task_definitions_retry_backoff_is_known
+    check (retry_backoff in ('fixed', 'exponential')),
+
+  constraint task_definitions_timeout_is_positive
+    check (timeout > '0')
+);
+
+create unique index task_definitions_name_key
+  on pgsched.task_definitions (name)
+  where not is_temporary;
+
+comment on table pgsched.task_definitions is
+  'What can be run.  Timeout and retry delay are read here when they are used, so a change holds for tasks that wait already.';
+comment on column pgsched.task_definitions.id is 'UUIDv7.';
+comment on column pgsched.task_definitions.name is 'Unique, unless temporary.';
+comment on column pgsched.task_definitions.content is 'What the external system needs to know to run it, up to 256 KiB; pushed as metadata.content.';
+comment on column pgsched.task_definitions.queue is 'The queue its tasks go to, unless a call names another.';
+comment on column pgsched.task_definitions.schedule_type is 'How it is run when a call does not say.';
+comment on column pgsched.task_definitions.cron_expr is 'Its own schedule, if it has one; see the schedule of the same name.';
+comment on column pgsched.task_definitions.schedule_config is 'Defaults for the schedule_config of its tasks.';
+comment on column pgsched.task_definitions.loop_config is 'Defaults of its loops: max_rounds, loop_interval (seconds), interval_from (start, end), on_failure (stop, continue).';
+comment on column pgsched.task_definitions.input_params is 'Defaults; those of a call are laid over them, key by key.';
+comment on column pgsched.task_definitions.priority is 'The priority of its tasks, unless a call names another.';
+comment on column pgsched.task_definitions.max_retries is 'How often a failed task is tried again, 0 to 100; copied to each task.';
+comment on column pgsched.task_definitions.retry_delay is 'The pause before the first retry, up to 24 h.';
+comment on column pgsched.task_definitions.retry_backoff is 'exponential: each pause twice the one before, up to 24 h.  fixed: always the same.';
+comment on column pgsched.task_definitions.timeout is 'How long the external system may be silent about an accepted task.';
+comment on column pgsched.task_definitions.is_active is 'False: nothing new can be scheduled; what is there runs.';
+comment on column pgsched.task_definitions.is_temporary is 'True for the definition behind an ad-hoc task: no unique name.';
+comment on column pgsched.task_definitions.created_at is 'When it was defined.';
+comment on column pgsched.task_definitions.updated_at is 'When it was last changed.';
+
+-- Define -----------------------------------------------------------------
+
+create function pgsched.define_external_system(
+  p_name             text,
+  p_base_url         text     default null,
+  p_api_key_env      text     default null,
+  p_completion       text     default 'callback',
+  p_request_timeout  interval default '30 seconds',
+  p_delivery_timeout interval default '24 hours'
+)
+  returns void
+  language sql
+begin atomic
+  insert into pgsched.external_systems as s
+    (name, base_url, api_key_env, completion, request_timeout, delivery_timeout)
+  values
+    (p_name, p_base_url, p_api_key_env, p_completion, p_request_timeout, p_delivery_timeout)
+  on conflict (name) do update
+  set
+    base_url         = excluded.base_url,
+    api_key_env      = excluded.api_key_env,
+    completion       = excluded.completion,
+    request_timeout  = excluded.request_timeout,
+    delivery_timeout = excluded.delivery_timeout;
+end;
+
+comment on function pgsched.define_external_system(text, text, text, text, interval, interval) is
+  'Create an external system, or change the one of that name.';
+
+create function pgsched.define_queue(
+  p_name            text,
+  p_external_system text default 'default'
+)
+  returns void
+  language plpgsql
+as $$
+begin
+  if not exists (select from pgsched.external_systems as s where s.name = p_external_system) then
+    raise exception sqlstate 'PS404' using
+      message = format('external system %L does not exist', p_external_system),
+      hint = 'Create it with pgsched.define_external_system().';
+  end if;
+
+  insert into pgsched.queues (name, external_system)
+  values (p_name, p_external_system)
+  on conflict (name) do update
+  set external_system = excluded.external_system;
+end;
+$$;
+
+comment on function pgsched.define_queue(text, text) is
+  'Create a queue, or lead the one of that name to another external system.';
+
+-- A pause writes no task row: the claim reads it.
+create function pgsched.pause_queue(p_queue text, p_note text default null)
+  returns void
+  language plpgsql
+as $$
+begin
+  update pgsched.queues as q
+  set is_paused = true, pause_note = p_note
+  where q.name = p_queue;
+
+  if not found then
+    raise exception sqlstate 'PS404' using message = format('queue %L does not exist', p_queue);
+  end if;
+end;
+$$;
+
+comment on function pgsched.pause_queue(text, text) is
+  'Stop claiming from a queue; what is under way goes on.';
+
+create function pgsched.resume_queue(p_queue text)
+  returns void
+  language plpgsql
+as $$
+begin
+  update pgsched.queues as q
+  set is_paused = false, pause_note = null
+  where q.name = p_queue;
+
+  if not found then
+    raise exception sqlstate 'PS404' using message = format('queue %L does not exist', p_queue);
+  end if;
+
+  perform pgsched.wake();
+end;
+$$;
+
+comment on function pgsched.resume_queue(text) is
+  'Claim from a paused queue again.';
+
+create function pgsched.check_queue(p_queue text)
+  returns void
+  language plpgsql
+  stable
+as $$
+begin
+  if not exists (select from pgsched.queues as q where q.name = p_queue) then
+    raise exception sqlstate 'PS404' using
+      message = format('queue %L does not exist', p_queue),
+      hint = 'Create it with pgsched.define_queue().';
+  end if;
+end;
+$$;
+
+comment on function pgsched.check_queue(text) is
+  'PS404 when there is no such queue.';
+
+create function pgsched.check_priority(p_priority integer)
+  returns void
+  language plpgsql
+  immutable
+as $$
+begin
+  if p_priority not between -9 and 9 then
+    raise exception sqlstate 'PS422' using
+      message = format('p_priority must be from -9 (background) to 9 (urgent), not %s', p_priority);
+  end if;
+end;
+$$;
+
+comment on function pgsched.check_priority(integer) is
+  'PS422 when a priority is out of range.';
+
+create function pgsched.claimable_queues(p_queues text[])
+  returns text[]
+  language plpgsql
+  stable
+as $$
+begin
+  return array(
+    select q.name
+    from pgsched.queues as q
+    where not q.is_paused
+      and (p_queues is null or q.name = any (p_queues))
+    order by array_position(p_queues, q.name), q.name
+  );
+end;
+$$;
+
+comment on function pgsched.claimable_queues(text[]) is
+  'Those of these queues (null: of all) that exist and are not paused, in the order given.';
+
+create function pgsched.find_definition(p_definition text)
+  returns pgsched.task_definitions
+  language plpgsql
+  stable
+as $$
+declare
+  v_definition pgsched.task_definitions;
+begin
+  select d.*
+  into v_definition
+  from pgsched.task_definitions as d
+  where d.name = p_definition
+    and not d.is_temporary;
+
+  if not found and p_definition ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' then
+    select d.*
+    into v_definition
+    from pgsched.task_definitions as d
+    where d.id = p_definition::uuid;
+  end if;
+
+  if v_definition.id is null then
+    raise exception sqlstate 'PS404' using
+      message = format('p_definition: no task definition has the name or id %L', p_definition),
+      hint = 'Create it with pgsched.define_task().';
+  end if;
+
+  return v_definition;
+end;
+$$;
+
+comment on function pgsched.find_definition(text) is
+  'The definition of that name or id, or PS404.';
+
+create function pgsched.check_loop_config(p_config jsonb)
+  returns void
+  language plpgsql
+  immutable
+as $$
+declare
+  v_rounds   jsonb := nullif(p_config -> 'max_rounds', 'null');
+  v_interval jsonb := nullif(p_config -> 'loop_interval', 'null');
+begin
+  if jsonb_typeof(v_rounds) <> 'number' or (v_rounds)::numeric not between 1 and 2147483647
+    or (v_rounds)::numeric % 1 <> 0
+  then
+    raise exception sqlstate 'PS422' using
+      message = format('max_rounds must be a whole number of at least 1, or null for no end, not %s', v_rounds);
+  elsif jsonb_typeof(v_interval) <> 'number' or (v_interval)::numeric not between 0 and 31622400 then
+    raise exception sqlstate 'PS422' using
+      message = format('loop_interval must be from 0 to 31622400 seconds (366 days), not %s', v_interval);
+  elsif p_config ->> 'interval_from' not in ('start', 'end') then
+    raise exception sqlstate 'PS422' using
+      message = format('interval_from must be "start" or "end", not %s', p_config -> 'interval_from');
+  elsif p_config ->> 'on_failure' not in ('stop', 'continue') then
+    raise exception sqlstate 'PS422' using
+      message = format('on_failure must be "stop" or "continue", not %s', p_config -> 'on_failure');
+  end if;
+end;
+$$;
+
+comment on function pgsched.check_loop_config(jsonb) is
+  'PS422 when a key of a loop is out of range.';
+
+create function pgsched.define_task(
+  p_name            text,
+  p_content         jsonb    default '{}',
+  p_queue           text     default 'default',
+  p_priority        integer  default 0,
+  p_max_retries     integer  default 3,
+  p_retry_delay     interval default '60 seconds',
+  p_retry_backoff   text     default 'exponential',
+  p_timeout         interval default '1 hour',
+  p_schedule_type   text     default 'IMMEDIATE',
+  p_cron_expr       text     default null,
+  p_schedule_config jsonb    default '{}',
+  p_loop_config     jsonb    default '{}',
+  p_input_params    jsonb    default '{}',
+  p_is_temporary    boolean  default false
+)
+  returns uuid
+  language plpgsql
+as $$
+declare
+  v_id uuid;
+begin
+  if p_name is null or p_name = '' then
+    raise exception sqlstate 'PS422' using message = 'p_name must not be empty';
+  end if;
+
+  perform pgsched.check_priority(p_priority);
+  perform pgsched.check_queue(p_queue);
+  perform pgsched.check_loop_config(p_loop_config);
+
+  insert into pgsched.task_definitions as d (
+    name, content, queue, priority, max_retries, retry_delay, retry_backoff, timeout,
+    schedule_type, cron_expr, schedule_config, loop_config, input_params, is_temporary
+  )
+  values (
+    p_name, p_content, p_queue, p_priority, p_max_retries, p_retry_delay, p_retry_backoff, p_timeout,
+    p_schedule_type, p_cron_expr, p_schedule_config, p_loop_config, p_input_params, p_is_temporary
+  )
+  on conflict (name) where not is_temporary do update
+  set
+    content         = excluded.content,
+    queue           = excluded.queue,
+    priority        = excluded.priority,
+    max_retries     = excluded.max_retries,
+    retry_delay     = excluded.retry_delay,
+    retry_backoff   = excluded.retry_backoff,
+    timeout         = excluded.timeout,
+    schedule_type   = excluded.schedule_type,
+    cron_expr       = excluded.cron_expr,
+    schedule_config = excluded.schedule_config,
+    loop_config     = excluded.loop_config,
+    input_params    = excluded.input_params,
+    updated_at      = pgsched.now()
+  returning d.id into v_id;
+
+  if p_cron_expr is not null then
+    perform pgsched.schedule_cron(v_id::text, p_cron_expr);
+  end if;
+
+  return v_id;
+exception
+  when check_violation or not_null_violation then
+    raise exception sqlstate 'PS422' using
+      message = format('define_task(%L): %s', p_name, sqlerrm),
+      hint = 'See the comments on the columns of pgsched.task_definitions for the ranges.';
+end;
+$$;
+
+comment on function pgsched.define_task(text, jsonb, text, integer, integer, interval, text, interval, text, text, jsonb, jsonb, jsonb, boolean) is
+  'Define what can be run, or change the definition of that name.  Returns its id.';
+
+commit;

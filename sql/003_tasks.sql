@@ -1,0 +1,246 @@
+-- 003 tasks
+--
+-- scheduled_tasks is the hot table: it holds what is unfinished, and nothing
+-- else.  A finished task is moved to task_instances, the record.  So a claim
+-- never pays for history, and retention is dropping a partition.
+--
+-- Two numbers fence what comes back.  `attempt` names an execution: it is in
+-- the push, and a report must name it.  `delivery_count` names one delivery:
+-- it is raised by every claim, and the worker's settle must name it.
+--
+-- No foreign key at or from a hot table: its check would lock a row that
+-- every enqueue shares.  The functions check instead.
+--
+-- Adds   scheduled_tasks, task_instances, task_events, idempotency_keys,
+--        status_sequence, a guard on the deletion of a definition
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(3, 'tasks');
+
+-- First what a reader of `select *` looks for.
+create table pgsched.scheduled_tasks (
+  id                uuid                  not null default pgsched.uuid7(),
+  status            pgsched.task_status   not null default 'PENDING',
+  queue             text                  not null,
+  priority          pgsched.priority      not null default 0,
+  schedule_type     pgsched.schedule_type not null,
+  scheduled_time    timestamptz           not null,
+  execute_after     timestamptz           not null,
+  attempt           integer               not null default 1,
+  retry_count       integer               not null default 0,
+  max_retries       integer               not null,
+  error_msg         text,
+  definition_id     uuid                  not null,
+  schedule_id       uuid,
+  trace_id          uuid                  not null,
+  loop_id           uuid,
+  next_task_id      uuid,
+  round_index       integer               not null default 0,
+  input_params      jsonb                 not null,
+  schedule_config   jsonb                 not null,
+  worker_id         uuid,
+  delivery_count    integer               not null default 0,
+  lost_count        integer               not null default 0,
+  lapsed_attempt    integer,
+  undelivered_since timestamptz,
+  started_at        timestamptz,
+  dispatched_at     timestamptz,
+  deadline_at       timestamptz,
+  cancelled_at      timestamptz,
+  progress          jsonb,
+  output_ref        text,
+  created_by        text                  not null default session_user,
+  created_at        timestamptz           not null default pgsched.now(),
+
+  constraint scheduled_tasks_pkey
+    primary key (id),
+
+  constraint scheduled_tasks_are_unfinished
+    check (status in ('PENDING', 'SCHEDULED', 'DISPATCHED', 'RUNNING')),
+
+  constraint scheduled_tasks_wait_or_have_a_deadline
+    check ((status = 'PENDING') = (deadline_at is null)),
+
+  constraint scheduled_tasks_rounds_count_from_zero
+    check (round_index >= 0),
+
+  constraint scheduled_tasks_attempts_count_from_one
+    check (attempt >= 1),
+
+  constraint scheduled_tasks_retries_are_within_budget
+    check (retry_count between 0 and max_retries)
+)
+with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.05,
+  vacuum_truncate = off
+);
+
+-- One range scan for each priority, which stops at the batch.  It never
+-- meets a task that is not due: execute_after is a column of its own.
+create index scheduled_tasks_due_idx
+  on pgsched.scheduled_tasks (queue, priority desc, execute_after, id)
+  where status = 'PENDING';
+
+-- What is under way, for deadlines and for counting a queue.
+create index scheduled_tasks_deadline_idx
+  on pgsched.scheduled_tasks (queue, deadline_at)
+  where deadline_at is not null;
+
+create index scheduled_tasks_loop_idx
+  on pgsched.scheduled_tasks (loop_id)
+  where loop_id is not null;
+
+comment on table pgsched.scheduled_tasks is
+  'Unfinished tasks, and nothing else.  Read it through the view tasks; change it through the functions.';
+comment on column pgsched.scheduled_tasks.id is 'UUIDv7.';
+comment on column pgsched.scheduled_tasks.status is 'See docs/state_machine.md.';
+comment on column pgsched.scheduled_tasks.queue is 'The queue it waits in.';
+comment on column pgsched.scheduled_tasks.priority is 'Urgent first, within its queue.';
+comment on column pgsched.scheduled_tasks.schedule_type is 'Why it exists.';
+comment on column pgsched.scheduled_tasks.scheduled_time is 'The nominal time; never changes.';
+comment on column pgsched.scheduled_tasks.execute_after is 'Not to be claimed before; moved by retries and deferrals.';
+comment on column pgsched.scheduled_tasks.attempt is 'The number of the execution, from 1; with the id it is the idempotency key.';
+comment on column pgsched.scheduled_tasks.retry_count is 'Retries used.';
+comment on column pgsched.scheduled_tasks.max_retries is 'Retries allowed, copied from the definition.';
+comment on column pgsched.scheduled_tasks.error_msg is 'The latest error.';
+comment on column pgsched.scheduled_tasks.definition_id is 'What it runs.';
+comment on column pgsched.scheduled_tasks.schedule_id is 'The schedule that made it, if one did.';
+comment on column pgsched.scheduled_tasks.trace_id is 'Shared by all rounds of a loop; the trace id of the traceparent header.';
+comment on column pgsched.scheduled_tasks.loop_id is 'The id of the loop''s first round.';
+comment on column pgsched.scheduled_tasks.next_task_id is 'The round that followed this one.';
+comment on column pgsched.scheduled_tasks.round_index is 'The round of the loop, from 0.';
+comment on column pgsched.scheduled_tasks.input_params is 'What the task is given; a JSON object of up to 256 KiB.';
+comment on column pgsched.scheduled_tasks.schedule_config is 'Options of this run; of a loop: max_rounds, loop_interval (seconds), interval_from, on_failure.';
+comment on column pgsched.scheduled_tasks.worker_id is 'The worker that claimed it last.';
+comment on column pgsched.scheduled_tasks.delivery_count is 'How often it was claimed; never reset.  Fences the worker''s settle.';
+comment on column pgsched.scheduled_tasks.lost_count is 'Claims in a row that came to nothing by a lost lease or a hung worker; at 10 the task is FAILED.';
+comment on column pgsched.scheduled_tasks.lapsed_attempt is 'The first attempt that ended unanswered; a SUCCESS of it or a later one still counts.';
+comment on column pgsched.scheduled_tasks.undelivered_since is 'The first of the deferrals in a row.';
+comment on column pgsched.scheduled_tasks.started_at is 'When this attempt was accepted or reported RUNNING.';
+comment on column pgsched.scheduled_tasks.dispatched_at is 'When this attempt was accepted.';
+comment on column pgsched.scheduled_tasks.deadline_at is 'When it is taken back: from the worker while SCHEDULED, from the external system after.';
+comment on column pgsched.scheduled_tasks.cancelled_at is 'When it was cancelled.';
+comment on column pgsched.scheduled_tasks.progress is 'The latest progress the executor reported, as it gave it.';
+comment on column pgsched.scheduled_tasks.output_ref is 'Where its output is, as reported.';
+comment on column pgsched.scheduled_tasks.created_by is 'The role that scheduled it.';
+comment on column pgsched.scheduled_tasks.created_at is 'When it was scheduled.';
+
+create table pgsched.task_instances (
+  like pgsched.scheduled_tasks including comments including defaults,
+  finished_at timestamptz not null,
+
+  constraint task_instances_pkey
+    primary key (id, finished_at),
+
+  constraint task_instances_are_finished
+    check (status in ('SUCCESS', 'FAILED', 'CANCELLED'))
+)
+partition by range (finished_at);
+
+create table pgsched.task_instances_default
+  partition of pgsched.task_instances default;
+
+comment on table pgsched.task_instances is
+  'The record: finished tasks, as they ended.';
+comment on column pgsched.task_instances.finished_at is 'When it ended; the partition key.';
+comment on table pgsched.task_instances_default is
+  'Catches what no other partition takes.';
+
+-- What happened off the happy path: enough to answer "why" later.
+create table pgsched.task_events (
+  id             uuid        not null default pgsched.uuid7(),
+  at             timestamptz not null,
+  task_id        uuid        not null,
+  event          text        not null,
+  attempt        integer,
+  delivery_count integer,
+  message        text,
+  created_by     text        not null default session_user,
+
+  constraint task_events_pkey
+    primary key (id, at)
+)
+partition by range (at);
+
+create table pgsched.task_events_default
+  partition of pgsched.task_events default;
+
+create index task_events_task_idx
+  on pgsched.task_events (task_id, at);
+
+comment on table pgsched.task_events is
+  'The story of each task that left the happy path; append-only.';
+comment on column pgsched.task_events.id is 'UUIDv7.';
+comment on column pgsched.task_events.at is 'When; the partition key.';
+comment on column pgsched.task_events.task_id is 'Which task.';
+comment on column pgsched.task_events.event is
+  'RETRY, DEFERRED, RELEASED, LOST, DEADLINE_PASSED, SETTLE_REFUSED, REPORT_REFUSED, CANCELLED, OPERATOR_RETRY, LOOP_STOPPED';
+comment on column pgsched.task_events.attempt is 'The attempt it is about.';
+comment on column pgsched.task_events.delivery_count is 'The delivery it is about.';
+comment on column pgsched.task_events.message is 'What happened, in words.';
+comment on column pgsched.task_events.created_by is 'The role in whose session it happened.';
+comment on table pgsched.task_events_default is
+  'Catches what no other partition takes.';
+
+create table pgsched.idempotency_keys (
+  definition_id uuid        not null,
+  key           text        not null,
+  task_id       uuid        not null,
+  input_hash    bytea       not null,
+  expires_at    timestamptz not null,
+
+  constraint idempotency_keys_pkey
+    primary key (definition_id, key),
+
+  constraint idempotency_keys_key_is_short
+    check (length(key) between 1 and 255)
+);
+
+create index idempotency_keys_expiry_idx
+  on pgsched.idempotency_keys (expires_at);
+
+comment on table pgsched.idempotency_keys is
+  'Keys of enqueues, each good for one task of its definition.  Holds 24 h, and as long as its task or a round of its loop is unfinished.';
+comment on column pgsched.idempotency_keys.definition_id is 'The scope of the key.';
+comment on column pgsched.idempotency_keys.key is 'What the caller gave, up to 255 characters.';
+comment on column pgsched.idempotency_keys.task_id is 'The task it stands for.';
+comment on column pgsched.idempotency_keys.input_hash is 'sha256 of the input_params it came with.';
+comment on column pgsched.idempotency_keys.expires_at is 'When it may be used anew.';
+
+create sequence pgsched.status_sequence;
+
+comment on sequence pgsched.status_sequence is
+  'Numbers what is told to the external systems: of two messages about a task the higher is the later.';
+
+create function pgsched.guard_definition()
+  returns trigger
+  language plpgsql
+as $$
+begin
+  if exists (select from pgsched.scheduled_tasks as t where t.definition_id = old.id)
+    or exists (select from pgsched.schedules as s where s.definition_id = old.id)
+  then
+    raise exception sqlstate 'PS409' using
+      message = format('task definition %L has unfinished tasks or schedules', old.name),
+      hint = 'Set is_active to false, delete its schedules, and delete it when its tasks have ended.';
+  end if;
+
+  return old;
+end;
+$$;
+
+comment on function pgsched.guard_definition() is
+  'Keep a definition that unfinished tasks or schedules still need.';
+
+create trigger task_definitions_before_delete_guard
+  before delete on pgsched.task_definitions
+  for each row execute function pgsched.guard_definition();
+
+commit;

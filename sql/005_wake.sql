@@ -1,0 +1,133 @@
+-- 005 wake
+--
+-- How a worker learns that there is something to do.  NOTIFY takes a lock
+-- that all notifying commits of the server share, so it must stay rare: if
+-- anybody has notified within the last 10 ms, the next one does not.  What
+-- falls through that is found by the worker's second looks and its poll: the
+-- notification is a hint, never the truth.
+--
+-- The mark of the last notification is an unlogged sequence: no row, no WAL,
+-- nothing dead, and seen at once by every session.  It takes the real clock,
+-- since it measures the server and not the tasks.
+--
+-- Adds   wake_mark, wake(), wake_on_insert(), two triggers, next_due_in()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(5, 'wake');
+
+create unlogged sequence pgsched.wake_mark;
+
+comment on sequence pgsched.wake_mark is
+  'Microseconds since 1970 of the latest notification.';
+
+create function pgsched.wake()
+  returns void
+  language plpgsql
+as $$
+declare
+  v_real bigint := extract(epoch from clock_timestamp()) * 1000000;
+  v_mark bigint := pg_sequence_last_value('pgsched.wake_mark');
+begin
+  if v_mark between v_real - 10000 and v_real then
+    return;
+  end if;
+
+  perform setval('pgsched.wake_mark', v_real);
+  perform pg_notify('pgsched', '');
+end;
+$$;
+
+comment on function pgsched.wake() is
+  'Tell the workers to look, unless they were told within the last 10 ms.';
+
+-- 60 seconds is the longest a worker sleeps without looking.
+create function pgsched.wake_on_insert()
+  returns trigger
+  language plpgsql
+as $$
+declare
+  v_soon timestamptz := pgsched.now() + interval '60 seconds';
+begin
+  if exists (select from inserted as t where t.execute_after <= v_soon) then
+    perform pgsched.wake();
+  end if;
+
+  return null;
+end;
+$$;
+
+comment on function pgsched.wake_on_insert() is
+  'Wake the workers when a new task is due before they would look by themselves.';
+
+create trigger scheduled_tasks_after_insert_wake
+  after insert on pgsched.scheduled_tasks
+  referencing new table as inserted
+  for each statement execute function pgsched.wake_on_insert();
+
+create function pgsched.wake_always()
+  returns trigger
+  language plpgsql
+as $$
+begin
+  perform pgsched.wake();
+
+  return null;
+end;
+$$;
+
+comment on function pgsched.wake_always() is
+  'Wake the workers: a new schedule wants its first instant computed.';
+
+create trigger schedules_after_insert_wake
+  after insert on pgsched.schedules
+  for each statement execute function pgsched.wake_always();
+
+-- Looks only at what is later than now: a due task that cannot be claimed
+-- must not make a worker spin.
+create function pgsched.next_due_in(p_queues text[] default null)
+  returns interval
+  language plpgsql
+  stable
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now    timestamptz := pgsched.now();
+  v_queues text[] := pgsched.claimable_queues(p_queues);
+  v_next   timestamptz;
+begin
+  select min(due.execute_after)
+  into v_next
+  from unnest(v_queues) as q (name)
+  cross join generate_series(-9, 9) as p (priority)
+  cross join lateral (
+    select t.execute_after
+    from pgsched.scheduled_tasks as t
+    where t.queue = q.name
+      and t.status = 'PENDING'
+      and t.priority = p.priority
+      and t.execute_after > v_now
+    order by t.execute_after
+    limit 1
+  ) as due;
+
+  return least(v_next, (
+    select s.next_run_at
+    from pgsched.schedules as s
+    where s.is_active
+      and s.next_run_at > v_now
+    order by s.next_run_at
+    limit 1
+  )) - v_now;
+end;
+$$;
+
+comment on function pgsched.next_due_in(text[]) is
+  'How long until the next task of these queues (null: of all) or the next schedule is due; null when nothing is planned.';
+
+commit;

@@ -1,0 +1,302 @@
+-- 007 finish
+--
+-- The ends of a task, for sets of them.  Everything that finishes one comes
+-- here, from settle, report, deadline, lost lease and cancel alike: the task
+-- moves from the hot table to the record, and the next round of its loop is
+-- made in the same statement.
+--
+-- The callers hold the row locks.
+--
+-- Adds   task_end, failed_attempt, record_events(), has_next_round(), finish_tasks(),
+--        begin_rounds(), retry_pause(), fail_attempts(), lose_tasks()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(7, 'finish');
+
+create type pgsched.task_end as (
+  task_id    uuid,
+  status     text,
+  error_msg  text,
+  output_ref text,
+  next_input jsonb,
+  stop_loop  boolean
+);
+
+comment on type pgsched.task_end is
+  'How one task ends.';
+
+create type pgsched.failed_attempt as (
+  task_id     uuid,
+  error_msg   text,
+  new_attempt boolean,
+  lapsed      boolean
+);
+
+comment on type pgsched.failed_attempt is
+  'One attempt that failed: whether the next try is a new execution, and whether this one ended unanswered.';
+
+create function pgsched.record_events(p_task_ids uuid[], p_event text, p_message text, p_now timestamptz)
+  returns void
+  language sql
+begin atomic
+  insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
+  select p_now, t.id, p_event, t.attempt, t.delivery_count, p_message
+  from pgsched.scheduled_tasks as t
+  where t.id = any (p_task_ids);
+end;
+
+comment on function pgsched.record_events(uuid[], text, text, timestamptz) is
+  'Note the same event for several unfinished tasks.';
+
+create function pgsched.has_next_round(
+  p_config      jsonb,
+  p_round_index integer,
+  p_end         pgsched.task_end
+)
+  returns boolean
+  language sql
+  immutable
+  return not coalesce(p_end.stop_loop, false)
+    and (
+      p_end.status = 'SUCCESS'
+      or (p_end.status = 'FAILED' and p_config ->> 'on_failure' = 'continue')
+    )
+    and p_round_index + 1 < coalesce((p_config ->> 'max_rounds')::integer, 2147483647);
+
+comment on function pgsched.has_next_round(jsonb, integer, pgsched.task_end) is
+  'Whether a round of a loop that ends so is followed by another.';
+
+-- The move, and nothing else, for a task that is no round of a loop.
+create function pgsched.finish_tasks(p_ends pgsched.task_end[], p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids  uuid[] := array(select e.task_id from unnest(p_ends) as e);
+  v_next uuid[];
+begin
+  if cardinality(v_ids) = 0 then
+    return;
+  end if;
+
+  with gone as (
+    delete from pgsched.scheduled_tasks as t
+    where t.id = any (v_ids)
+    returning t.*
+  ),
+  ended as materialized (
+    select
+      g.*,
+      e as ending,
+      case
+        when g.loop_id is not null
+          and g.next_task_id is null
+          and pgsched.has_next_round(g.schedule_config, g.round_index, e)
+        then pgsched.uuid7()
+      end as next_id
+    from gone as g
+    join unnest(p_ends) as e
+      on e.task_id = g.id
+  ),
+  recorded as (
+    insert into pgsched.task_instances (
+      id, status, queue, priority, schedule_type, scheduled_time, execute_after, attempt, retry_count,
+      max_retries, error_msg, definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index,
+      input_params, schedule_config, worker_id, delivery_count, lost_count, lapsed_attempt, undelivered_since,
+      started_at, dispatched_at, cancelled_at, progress, output_ref, created_by, created_at, finished_at
+    )
+    select
+      f.id, (f.ending).status, f.queue, f.priority, f.schedule_type, f.scheduled_time, f.execute_after,
+      f.attempt, f.retry_count, f.max_retries, coalesce((f.ending).error_msg, f.error_msg), f.definition_id,
+      f.schedule_id, f.trace_id, f.loop_id, coalesce(f.next_id, f.next_task_id), f.round_index,
+      f.input_params, f.schedule_config, f.worker_id, f.delivery_count, f.lost_count, f.lapsed_attempt,
+      f.undelivered_since, f.started_at, f.dispatched_at,
+      case when (f.ending).status = 'CANCELLED' then p_now end,
+      f.progress, coalesce((f.ending).output_ref, f.output_ref), f.created_by, f.created_at, p_now
+    from ended as f
+  )
+  select array_agg(f.next_id)
+  into v_next
+  from ended as f
+  where f.next_id is not null;
+
+  if v_next is not null then
+    perform pgsched.begin_rounds(p_ends, v_next, p_now);
+  end if;
+end;
+$$;
+
+comment on function pgsched.finish_tasks(pgsched.task_end[], timestamptz) is
+  'Move locked tasks to the record, each with its end, and begin the next rounds of loops.';
+
+-- Rounds keep their rhythm by counting from nominal times; a late one starts
+-- at once, and the next counts from there.  After a failure the pause of a
+-- retry is kept at least.
+create function pgsched.begin_rounds(p_ends pgsched.task_end[], p_next_ids uuid[], p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+begin
+  insert into pgsched.scheduled_tasks (
+    id, queue, priority, schedule_type, scheduled_time, execute_after, max_retries, definition_id,
+    schedule_id, trace_id, loop_id, round_index, input_params, schedule_config, created_by, created_at
+  )
+  select
+    i.next_task_id, i.queue, i.priority, i.schedule_type, n.at, n.at, i.max_retries, i.definition_id,
+    i.schedule_id, i.trace_id, i.loop_id, i.round_index + 1,
+    coalesce(e.next_input, i.input_params), i.schedule_config, i.created_by, p_now
+  from unnest(p_ends) as e
+  join pgsched.task_instances as i
+    on i.id = e.task_id
+  join pgsched.task_definitions as d
+    on d.id = i.definition_id
+  cross join lateral (
+    select greatest(
+      p_now,
+      case i.schedule_config ->> 'interval_from' when 'end' then p_now else i.scheduled_time end
+        + coalesce((i.schedule_config ->> 'loop_interval')::double precision, 0) * interval '1 second',
+      case i.status when 'FAILED' then p_now + d.retry_delay end
+    ) as at
+  ) as n
+  where i.id = any (array(select x.task_id from unnest(p_ends) as x))
+    and i.finished_at = p_now
+    and i.next_task_id = any (p_next_ids);
+end;
+$$;
+
+comment on function pgsched.begin_rounds(pgsched.task_end[], uuid[], timestamptz) is
+  'Make the rounds that follow those just finished.';
+
+-- Up to a tenth more than asked, so that what failed together does not come
+-- back together.
+create function pgsched.retry_pause(p_delay interval, p_backoff text, p_retry_count integer)
+  returns interval
+  language sql
+  volatile
+  return least(
+    p_delay * case p_backoff when 'exponential' then power(2, least(p_retry_count, 30)) else 1 end,
+    interval '24 hours'
+  ) * (1 + random() / 10);
+
+comment on function pgsched.retry_pause(interval, text, integer) is
+  'How long to wait before the retry that follows p_retry_count earlier ones.';
+
+create function pgsched.fail_attempts(p_failures pgsched.failed_attempt[], p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids  uuid[] := array(select f.task_id from unnest(p_failures) as f);
+  v_ends pgsched.task_end[];
+  v_soon boolean;
+begin
+  if cardinality(v_ids) = 0 then
+    return;
+  end if;
+
+  v_ends := array(
+    select row(t.id, 'FAILED', f.error_msg, null, null, null)::pgsched.task_end
+    from pgsched.scheduled_tasks as t
+    join unnest(p_failures) as f
+      on f.task_id = t.id
+    where t.id = any (v_ids)
+      and t.retry_count >= t.max_retries
+  );
+
+  perform pgsched.finish_tasks(v_ends, p_now);
+
+  with retried as (
+    update pgsched.scheduled_tasks as t
+    set
+      status            = 'PENDING',
+      attempt           = t.attempt + f.new_attempt::integer,
+      retry_count       = t.retry_count + 1,
+      lapsed_attempt    = case when f.lapsed then coalesce(t.lapsed_attempt, t.attempt) else t.lapsed_attempt end,
+      execute_after     = p_now + pgsched.retry_pause(d.retry_delay, d.retry_backoff, t.retry_count),
+      error_msg         = f.error_msg,
+      undelivered_since = null,
+      started_at        = null,
+      dispatched_at     = null,
+      deadline_at       = null,
+      progress          = null
+    from unnest(p_failures) as f, pgsched.task_definitions as d
+    where t.id = any (v_ids)
+      and f.task_id = t.id
+      and d.id = t.definition_id
+    returning t.id, t.attempt, t.delivery_count, t.execute_after, f.error_msg
+  ),
+  noted as (
+    insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
+    select p_now, r.id, 'RETRY', r.attempt, r.delivery_count, r.error_msg
+    from retried as r
+  )
+  select bool_or(r.execute_after <= p_now + interval '60 seconds')
+  into v_soon
+  from retried as r;
+
+  if v_soon then
+    perform pgsched.wake();
+  end if;
+end;
+$$;
+
+comment on function pgsched.fail_attempts(pgsched.failed_attempt[], timestamptz) is
+  'Try locked tasks again while there is budget, else finish them as FAILED.';
+
+-- Ten times in a row is no accident: a task that kills its worker, or hangs
+-- it, must not go round for ever.
+create function pgsched.lose_tasks(p_task_ids uuid[], p_message text, p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if cardinality(p_task_ids) = 0 then
+    return;
+  end if;
+
+  perform pgsched.record_events(p_task_ids, 'LOST', p_message, p_now);
+  perform pgsched.finish_tasks(
+    array(
+      select row(t.id, 'FAILED', format('lost %s times in a row, the last time since %s', t.lost_count + 1, p_message), null, null, null)::pgsched.task_end
+      from pgsched.scheduled_tasks as t
+      where t.id = any (p_task_ids)
+        and t.lost_count + 1 >= 10
+    ),
+    p_now
+  );
+
+  update pgsched.scheduled_tasks as t
+  set
+    status        = 'PENDING',
+    execute_after = p_now,
+    deadline_at   = null,
+    lost_count    = t.lost_count + 1
+  where t.id = any (p_task_ids);
+
+  perform pgsched.wake();
+end;
+$$;
+
+comment on function pgsched.lose_tasks(uuid[], text, timestamptz) is
+  'Put back locked SCHEDULED tasks that their worker has lost; the tenth time in a row is the end.';
+
+commit;

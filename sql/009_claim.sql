@@ -1,0 +1,169 @@
+-- 009 claim
+--
+-- Hand due tasks to a worker.  Two workers never hold one task: a claim skips
+-- the rows another has locked, and raises delivery_count, which the worker
+-- presents again to settle.  One that lost its lease is refused, however late
+-- it comes.
+--
+-- For each queue and priority it is one range scan of the due index that stops
+-- at the batch: neither a million future tasks nor a million finished ones are
+-- ever looked at.  What a claim leaves behind are dead index entries; while
+-- somebody holds an old snapshot they cannot be removed, so the worker passes
+-- cursors, the position it last reached, and the scan starts there.  A cursor
+-- is a hint: a row that commits late lies behind it, and is found by a claim
+-- without cursors, which workers make now and then.
+--
+-- The settings at the function keep a plan made while the table was empty
+-- from being a sequential scan for the rest of the session, and the cost that
+-- such a setting stands for from starting the JIT compiler.
+--
+-- Adds   claim_due_tasks(), dispatch_targets()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(9, 'claim');
+
+create function pgsched.claim_due_tasks(
+  p_worker_id uuid,
+  p_limit     integer default 100,
+  p_queues    text[]  default null,
+  p_cursors   jsonb   default null
+)
+  returns table (
+    id              uuid,
+    attempt         integer,
+    delivery_count  integer,
+    sequence        bigint,
+    queue           text,
+    external_system text,
+    hold_seconds    double precision,
+    priority        smallint,
+    execute_after   timestamptz,
+    scheduled_time  timestamptz,
+    definition_id   uuid,
+    definition_name text,
+    content         jsonb,
+    trace_id        uuid,
+    schedule_type   text,
+    schedule_id     uuid,
+    input_params    jsonb,
+    schedule_config jsonb,
+    round_index     integer,
+    retry_count     integer
+  )
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now    timestamptz := pgsched.now();
+  v_queues text[] := pgsched.claimable_queues(p_queues);
+  v_ids    uuid[];
+begin
+  if p_limit is null or p_limit not between 1 and 10000 then
+    raise exception sqlstate 'PS422' using
+      message = format('p_limit must be from 1 to 10000, not %s', coalesce(p_limit::text, 'null'));
+  elsif not exists (
+    select
+    from pgsched.workers as w
+    where w.id = p_worker_id
+      and w.lease_expires_at > v_now
+  ) then
+    raise exception sqlstate 'PS409' using
+      message = format('worker %s has no lease', p_worker_id),
+      hint = 'Call pgsched.register_worker() first and pgsched.heartbeat() every few seconds.';
+  end if;
+
+  -- An array, filled once: the planner may run a subquery more than once, and
+  -- then LIMIT no longer limits.
+  v_ids := array(
+    select due.id
+    from (
+      select
+        q.name,
+        p.priority,
+        coalesce((c.position ->> 0)::timestamptz, '-infinity') as after_time,
+        coalesce((c.position ->> 1)::uuid, '00000000-0000-0000-0000-000000000000') as after_id
+      from unnest(v_queues) with ordinality as q (name, n)
+      cross join generate_series(9, -9, -1) as p (priority)
+      cross join lateral (
+        select coalesce(p_cursors -> q.name -> p.priority::text, p_cursors -> q.name -> '*') as position
+      ) as c
+      order by q.n, p.priority desc
+    ) as slot
+    cross join lateral (
+      select t.id
+      from pgsched.scheduled_tasks as t
+      where t.queue = slot.name
+        and t.status = 'PENDING'
+        and t.priority = slot.priority
+        and t.execute_after <= v_now
+        and (t.execute_after, t.id) > (slot.after_time, slot.after_id)
+      order by t.execute_after, t.id
+      limit p_limit
+      for update skip locked
+    ) as due
+    limit p_limit
+  );
+
+  if cardinality(v_ids) = 0 then
+    return;
+  end if;
+
+  -- The hold outlasts the wait for a free slot, the request, and the settle.
+  return query
+    with claimed as (
+      update pgsched.scheduled_tasks as t
+      set
+        status         = 'SCHEDULED',
+        worker_id      = p_worker_id,
+        delivery_count = t.delivery_count + 1,
+        deadline_at    = v_now + s.request_timeout + interval '30 seconds'
+      from pgsched.task_definitions as d, pgsched.queues as q, pgsched.external_systems as s
+      where t.id = any (v_ids)
+        and d.id = t.definition_id
+        and q.name = t.queue
+        and s.name = q.external_system
+      returning
+        t.id, t.attempt, t.delivery_count, nextval('pgsched.status_sequence'),
+        t.queue, s.name, extract(epoch from t.deadline_at - v_now)::double precision, t.priority::smallint, t.execute_after, t.scheduled_time,
+        t.definition_id, d.name, d.content, t.trace_id, t.schedule_type::text, t.schedule_id,
+        t.input_params, t.schedule_config, t.round_index, t.retry_count
+    )
+    select c.*
+    from claimed as c
+    order by c.priority desc, c.execute_after, c.id;
+end;
+$$;
+
+comment on function pgsched.claim_due_tasks(uuid, integer, text[], jsonb) is
+  'Lease up to p_limit due tasks of p_queues (in that order; null: all) to a worker, urgent ones first.  p_cursors: {queue: {priority, or "*" for the others: [execute_after, id]}}, where to start looking.';
+
+create function pgsched.dispatch_targets()
+  returns table (
+    queue           text,
+    external_system text,
+    base_url        text,
+    api_key_env     text,
+    completion      text,
+    request_timeout interval
+  )
+  language sql
+  stable
+begin atomic
+  select q.name, s.name, s.base_url, s.api_key_env, s.completion, s.request_timeout
+  from pgsched.queues as q
+  join pgsched.external_systems as s
+    on s.name = q.external_system
+  where not q.is_paused
+  order by q.name;
+end;
+
+comment on function pgsched.dispatch_targets() is
+  'The queues that may be claimed and where each leads.';
+
+commit;

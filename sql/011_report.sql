@@ -1,0 +1,374 @@
+-- 011 report
+--
+-- What comes back from the external system, or with the answer to a push.
+-- A report names the task and its attempt, and goes by these alone: whichever
+-- delivery brought the task, a result of the current attempt counts.  So does
+-- the SUCCESS of an earlier attempt that had ended unanswered: the work is
+-- done, there is nothing to repeat.
+--
+-- report_status() is for one report: it waits for a lock, and raises.
+-- report_statuses() is for many: it waits for nobody, raises nothing, and
+-- answers each report by a code; 'LOCKED' means: say it again.
+--
+-- Adds   report, report_answer, is_well_formed(), judge_report(), explain_refusal(), apply_reports(),
+--        start_tasks(), record_refusals(), report_statuses(), report_status()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(11, 'report');
+
+create type pgsched.report as (
+  report_index integer,
+  task_id      uuid,
+  status       text,
+  attempt      integer,
+  output_ref   text,
+  error_msg    text,
+  progress     jsonb,
+  next_input   jsonb,
+  stop_loop    boolean
+);
+
+comment on type pgsched.report is
+  'What an executor says about one task.';
+
+create type pgsched.report_answer as (
+  report_index integer,
+  task_id      uuid,
+  status       text,
+  code         text,
+  message      text
+);
+
+comment on type pgsched.report_answer is
+  'What a report came to: the task''s status now, or a code and why.';
+
+create function pgsched.is_well_formed(p_report pgsched.report)
+  returns boolean
+  language sql
+  immutable
+  return coalesce(p_report.status in ('RUNNING', 'SUCCESS', 'FAILED', 'CANCELLED'), false)
+    and coalesce(length(p_report.output_ref) <= 2048, true)
+    and coalesce(octet_length(p_report.progress::text) <= 4096, true)
+    and coalesce(jsonb_typeof(p_report.next_input) = 'object', true)
+    and coalesce(octet_length(p_report.next_input::text) <= 262144, true);
+
+comment on function pgsched.is_well_formed(pgsched.report) is
+  'Whether a report could be about any task at all.';
+
+-- What a report comes to, given the task as it is now, unfinished or in the
+-- record.  The rows of this function are those of docs/state_machine.md.
+create function pgsched.judge_report(
+  p_report         pgsched.report,
+  p_status         text,
+  p_attempt        integer,
+  p_delivery_count integer,
+  p_lapsed_attempt integer
+)
+  returns text
+  language sql
+  immutable
+  return case
+    when not pgsched.is_well_formed(p_report) then 'PS422'
+    when p_status is null then 'PS404'
+    when p_report.attempt not between 1 and p_attempt or p_delivery_count = 0 then 'PS422'
+    when p_status in ('SUCCESS', 'FAILED', 'CANCELLED') and p_status <> p_report.status then 'PS409'
+    when coalesce(p_report.attempt, p_attempt) = p_attempt
+      or (p_report.status = 'SUCCESS' and p_report.attempt >= p_lapsed_attempt)
+      then case
+        when p_status in ('SUCCESS', 'FAILED', 'CANCELLED') then 'KNOWN'
+        when p_report.status = 'RUNNING' then 'RUN'
+        when p_report.status = 'FAILED' then 'FAIL'
+        else 'FINISH'
+      end
+    when p_status not in ('SUCCESS', 'FAILED', 'CANCELLED') and p_report.status = 'FAILED' then 'KNOWN'
+    else 'PS409'
+  end;
+
+comment on function pgsched.judge_report(pgsched.report, text, integer, integer, integer) is
+  'RUN, FINISH, FAIL (a retry, or the end), KNOWN (nothing to do), PS404, PS409 or PS422.';
+
+create function pgsched.explain_refusal(
+  p_verdict text,
+  p_report  pgsched.report,
+  p_status  text,
+  p_attempt integer
+)
+  returns text
+  language sql
+  stable
+  return case
+    when p_verdict = 'LOCKED' then format('task %s is locked by another session; report again', p_report.task_id)
+    when p_verdict = 'PS404' then format('task %s does not exist', p_report.task_id)
+    when p_verdict = 'PS409' then format(
+      'task %s is %s in attempt %s: %s of attempt %s comes too late; stop working on it',
+      p_report.task_id, p_status, p_attempt, p_report.status, coalesce(p_report.attempt, p_attempt)
+    )
+    when p_report.status in ('RUNNING', 'SUCCESS', 'FAILED', 'CANCELLED') is not true then format(
+      'status must be RUNNING, SUCCESS, FAILED or CANCELLED, not %s', coalesce(p_report.status, 'null')
+    )
+    when not pgsched.is_well_formed(p_report)
+      then 'output_ref may have 2048 characters, progress 4096 bytes, and next_input must be a JSON object of at most 262144 bytes'
+    else format('attempt %s of task %s was never pushed', coalesce(p_report.attempt, p_attempt), p_report.task_id)
+  end;
+
+comment on function pgsched.explain_refusal(text, pgsched.report, text, integer) is
+  'Why a report was refused, and what to do.';
+
+-- For distinct tasks.
+create function pgsched.apply_reports(p_reports pgsched.report[])
+  returns pgsched.report_answer[]
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now      timestamptz := pgsched.now();
+  v_locked   uuid[];
+  v_started  pgsched.report[];
+  v_ends     pgsched.task_end[];
+  v_failures pgsched.failed_attempt[];
+  v_answers  pgsched.report_answer[];
+begin
+  v_locked := array(
+    select t.id
+    from pgsched.scheduled_tasks as t
+    where t.id = any (array(select r.task_id from unnest(p_reports) as r))
+    for update skip locked
+  );
+
+  select
+    array_agg(j.report) filter (where j.verdict = 'RUN'),
+    array_agg(
+      row(
+        j.task_id, (j.report).status, left((j.report).error_msg, 8192), (j.report).output_ref,
+        (j.report).next_input, (j.report).stop_loop
+      )::pgsched.task_end
+    ) filter (where j.verdict = 'FINISH'),
+    array_agg(
+      row(j.task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false)::pgsched.failed_attempt
+    ) filter (where j.verdict = 'FAIL'),
+    array_agg(
+      row(
+        (j.report).report_index,
+        j.task_id,
+        case
+          when j.verdict = 'RUN' then 'RUNNING'
+          when j.verdict = 'FINISH' then (j.report).status
+          when j.verdict = 'FAIL' and j.has_budget then 'PENDING'
+          when j.verdict = 'FAIL' then 'FAILED'
+          else j.status
+        end,
+        case when j.is_refused then j.verdict end,
+        case when j.is_refused then pgsched.explain_refusal(j.verdict, j.report, j.status, j.attempt) end
+      )::pgsched.report_answer
+    )
+  into v_started, v_ends, v_failures, v_answers
+  from (
+    select
+      r as report,
+      r.task_id,
+      t.status,
+      t.attempt,
+      t.has_budget,
+      v.verdict,
+      v.verdict in ('PS404', 'PS409', 'PS422', 'LOCKED') as is_refused
+    from unnest(p_reports) as r
+    left join lateral (
+      select h.status, h.attempt, h.delivery_count, h.lapsed_attempt, h.retry_count < h.max_retries as has_budget, h.id = any (v_locked) as is_ours
+      from pgsched.scheduled_tasks as h
+      where h.id = r.task_id
+      limit 1
+    ) as h
+      on true
+    left join lateral (
+      select i.status, i.attempt, i.delivery_count, i.lapsed_attempt
+      from pgsched.task_instances as i
+      where i.id = r.task_id
+        and h.status is null
+      order by i.finished_at desc
+      limit 1
+    ) as i
+      on true
+    cross join lateral (
+      select
+        coalesce(h.status, i.status)::text as status,
+        coalesce(h.attempt, i.attempt) as attempt,
+        coalesce(h.delivery_count, i.delivery_count) as delivery_count,
+        coalesce(h.lapsed_attempt, i.lapsed_attempt) as lapsed_attempt,
+        h.has_budget
+    ) as t
+    cross join lateral (
+      select case
+        when not h.is_ours then 'LOCKED'
+        else pgsched.judge_report(r, t.status, t.attempt, t.delivery_count, t.lapsed_attempt)
+      end as verdict
+    ) as v
+  ) as j;
+
+  perform pgsched.start_tasks(v_started, v_now);
+  perform pgsched.finish_tasks(v_ends, v_now);
+  perform pgsched.fail_attempts(v_failures, v_now);
+  perform pgsched.record_refusals(p_reports, v_answers, v_now);
+
+  return v_answers;
+end;
+$$;
+
+comment on function pgsched.apply_reports(pgsched.report[]) is
+  'Apply reports about distinct tasks; one answer each.';
+
+create function pgsched.start_tasks(p_reports pgsched.report[], p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if p_reports is null then
+    return;
+  end if;
+
+  update pgsched.scheduled_tasks as t
+  set
+    status            = 'RUNNING',
+    started_at        = coalesce(t.started_at, p_now),
+    deadline_at       = p_now + d.timeout,
+    progress          = coalesce(r.progress, t.progress),
+    lost_count        = 0,
+    undelivered_since = null
+  from unnest(p_reports) as r, pgsched.task_definitions as d
+  where t.id = any (array(select x.task_id from unnest(p_reports) as x))
+    and r.task_id = t.id
+    and d.id = t.definition_id;
+end;
+$$;
+
+comment on function pgsched.start_tasks(pgsched.report[], timestamptz) is
+  'Locked tasks are RUNNING: a new deadline, and their progress.';
+
+create function pgsched.record_refusals(
+  p_reports pgsched.report[],
+  p_answers pgsched.report_answer[],
+  p_now     timestamptz
+)
+  returns void
+  language plpgsql
+as $$
+begin
+  if not exists (select from unnest(p_answers) as a where a.code in ('PS409', 'PS422') and a.status is not null) then
+    return;
+  end if;
+
+  insert into pgsched.task_events (at, task_id, event, attempt, message)
+  select p_now, a.task_id, 'REPORT_REFUSED', r.attempt, left(a.message, 8192)
+  from unnest(p_answers) as a
+  join unnest(p_reports) as r
+    on r.report_index = a.report_index
+  where a.code in ('PS409', 'PS422')
+    and a.status is not null;
+end;
+$$;
+
+comment on function pgsched.record_refusals(pgsched.report[], pgsched.report_answer[], timestamptz) is
+  'Leave an event of each refused report about a task that exists.';
+
+-- Several reports about one task are applied in the order given: the first
+-- of each task, then the second of each, and so on.
+create function pgsched.report_statuses(p_reports jsonb)
+  returns setof pgsched.report_answer
+  language plpgsql
+as $$
+#variable_conflict use_column
+declare
+  v_all  pgsched.report[];
+  v_wave pgsched.report[];
+begin
+  if jsonb_typeof(p_reports) is distinct from 'array' then
+    raise exception sqlstate 'PS422' using message = 'p_reports must be a JSON array of reports';
+  end if;
+
+  v_all := array(
+    select row(
+      e.n - 1, e.task_id, e.status, e.attempt, e.output_ref, e.error_msg, e.progress,
+      nullif(e.next_input, 'null'), e.stop_loop
+    )::pgsched.report
+    from rows from (jsonb_to_recordset(p_reports) as (
+      task_id uuid, status text, attempt integer, output_ref text, error_msg text, progress jsonb,
+      next_input jsonb, stop_loop boolean
+    )) with ordinality as e (task_id, status, attempt, output_ref, error_msg, progress, next_input, stop_loop, n)
+  );
+
+  for v_wave in
+    select array_agg(w.report)
+    from (
+      select r as report, row_number() over (partition by r.task_id order by r.report_index) as wave
+      from unnest(v_all) as r
+    ) as w
+    group by w.wave
+    order by w.wave
+  loop
+    return query select a.* from unnest(pgsched.apply_reports(v_wave)) as a;
+  end loop;
+end;
+$$;
+
+comment on function pgsched.report_statuses(jsonb) is
+  'Report many: [{"task_id", "status", "attempt", "output_ref", "error_msg", "progress", "next_input", "stop_loop"}, …].  One row for each: the task''s status now, or a code and why: PS404, PS409, PS422, or LOCKED (say it again).';
+
+create function pgsched.report_status(
+  p_task_id    uuid,
+  p_status     text,
+  p_attempt    integer default null,
+  p_output_ref text    default null,
+  p_error_msg  text    default null,
+  p_progress   jsonb   default null,
+  p_next_input jsonb   default null,
+  p_stop_loop  boolean default null
+)
+  returns text
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+  set lock_timeout = '5s'
+as $$
+declare
+  v_answer record;
+begin
+  perform from pgsched.scheduled_tasks as t
+  where t.id = p_task_id
+  for update;
+
+  select a.*
+  into v_answer
+  from pgsched.report_statuses(jsonb_build_array(jsonb_build_object(
+    'task_id', p_task_id, 'status', p_status, 'attempt', p_attempt, 'output_ref', p_output_ref,
+    'error_msg', p_error_msg, 'progress', p_progress, 'next_input', p_next_input, 'stop_loop', p_stop_loop
+  ))) as a;
+
+  if v_answer.code is not null then
+    raise exception using
+      errcode = replace(v_answer.code, 'LOCKED', 'PS409'),
+      message = v_answer.message;
+  end if;
+
+  return v_answer.status;
+exception
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('task %s is locked by another session; report again', p_task_id);
+end;
+$$;
+
+comment on function pgsched.report_status(uuid, text, integer, text, text, jsonb, jsonb, boolean) is
+  'Report RUNNING, SUCCESS, FAILED or CANCELLED for a task''s attempt (null: the current one).  Returns the task''s status now.  A refusal raises; only report_statuses() leaves an event of it.';
+
+commit;

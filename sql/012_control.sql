@@ -1,0 +1,255 @@
+-- 012 control
+--
+-- What people do to single tasks: cancel one, try a failed one again, stop a
+-- loop, and the housekeeping.  Each waits at most 5 seconds for a row that
+-- another session has locked.
+--
+-- Adds   lock_task(), cancel_task(), retry_task(), stop_loop(), maintain()
+-- Locks  nothing
+-- Undo   drop the above
+
+begin;
+
+call pgsched.begin_migration(12, 'control');
+
+create function pgsched.lock_task(p_task_id uuid)
+  returns boolean
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+  set lock_timeout = '5s'
+as $$
+begin
+  perform from pgsched.scheduled_tasks as t
+  where t.id = p_task_id
+  for update;
+
+  return found;
+exception
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('task %s is locked by another session', p_task_id),
+      hint = 'Try again; pg_locks and pg_stat_activity tell who holds it.';
+end;
+$$;
+
+comment on function pgsched.lock_task(uuid) is
+  'Lock an unfinished task, waiting up to 5 seconds; false when there is none.';
+
+create function pgsched.refuse_unless_recorded(p_task_id uuid, p_verb text)
+  returns void
+  language plpgsql
+  stable
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_status text;
+begin
+  select i.status
+  into v_status
+  from pgsched.task_instances as i
+  where i.id = p_task_id;
+
+  if not found then
+    raise exception sqlstate 'PS404' using message = format('task %s does not exist', p_task_id);
+  end if;
+
+  raise exception sqlstate 'PS409' using
+    message = format('task %s is %s already and cannot be %s', p_task_id, v_status, p_verb);
+end;
+$$;
+
+comment on function pgsched.refuse_unless_recorded(uuid, text) is
+  'Raise PS409 for a task of the record, PS404 for one that does not exist.';
+
+create function pgsched.cancel_task(p_task_id uuid, p_reason text default null)
+  returns text
+  language plpgsql
+as $$
+declare
+  v_now    timestamptz := pgsched.now();
+  v_reason text := coalesce(p_reason, 'cancelled by ' || session_user);
+begin
+  if not pgsched.lock_task(p_task_id) then
+    perform pgsched.refuse_unless_recorded(p_task_id, 'cancelled');
+  end if;
+
+  perform pgsched.record_events(array[p_task_id], 'CANCELLED', v_reason, v_now);
+  perform pgsched.finish_tasks(
+    array[row(p_task_id, 'CANCELLED', v_reason, null, null, null)::pgsched.task_end],
+    v_now
+  );
+
+  return 'CANCELLED';
+end;
+$$;
+
+comment on function pgsched.cancel_task(uuid, text) is
+  'Cancel an unfinished task.  An executor that works on it learns so from the 409 to its next report.  Returns its status.';
+
+-- The same id comes back, as a new attempt with a fresh budget.
+create function pgsched.retry_task(p_task_id uuid)
+  returns text
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now  timestamptz := pgsched.now();
+  v_task pgsched.task_instances;
+begin
+  delete from pgsched.task_instances as i
+  where i.id = p_task_id
+    and i.status <> 'SUCCESS'
+  returning i.* into v_task;
+
+  if v_task.id is null then
+    if pgsched.lock_task(p_task_id) then
+      raise exception sqlstate 'PS409' using
+        message = format('task %s is not finished; only FAILED and CANCELLED tasks can be retried', p_task_id);
+    end if;
+
+    perform pgsched.refuse_unless_recorded(p_task_id, 'retried');
+  end if;
+
+  insert into pgsched.scheduled_tasks (
+    id, queue, priority, schedule_type, scheduled_time, execute_after, attempt, max_retries, error_msg,
+    definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index, input_params, schedule_config,
+    worker_id, delivery_count, created_by, created_at
+  )
+  values (
+    v_task.id, v_task.queue, v_task.priority, v_task.schedule_type, v_task.scheduled_time, v_now,
+    v_task.attempt + 1, v_task.max_retries, v_task.error_msg, v_task.definition_id, v_task.schedule_id,
+    v_task.trace_id, v_task.loop_id, v_task.next_task_id, v_task.round_index, v_task.input_params,
+    v_task.schedule_config, v_task.worker_id, v_task.delivery_count, v_task.created_by, v_task.created_at
+  );
+
+  perform pgsched.record_events(array[p_task_id], 'OPERATOR_RETRY', 'was ' || v_task.status, v_now);
+
+  return 'PENDING';
+end;
+$$;
+
+comment on function pgsched.retry_task(uuid) is
+  'Run a FAILED or CANCELLED task again, as a new attempt with a fresh budget.  Returns its status.';
+
+-- Goes by the loop, whichever round was named.  Every look takes a fresh
+-- snapshot: the round that was there may end, and the next begin, meanwhile.
+create function pgsched.stop_loop(p_task_id uuid)
+  returns uuid
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now     timestamptz := pgsched.now();
+  v_loop_id uuid;
+  v_round   pgsched.scheduled_tasks;
+begin
+  select coalesce(
+    (select t.loop_id from pgsched.scheduled_tasks as t where t.id = p_task_id),
+    (select i.loop_id from pgsched.task_instances as i where i.id = p_task_id)
+  )
+  into v_loop_id;
+
+  if v_loop_id is null then
+    raise exception sqlstate 'PS404' using message = format('no round of a loop has the id %s', p_task_id);
+  end if;
+
+  loop
+    select t.*
+    into v_round
+    from pgsched.scheduled_tasks as t
+    where t.loop_id = v_loop_id
+      and t.next_task_id is null
+    limit 1;
+
+    if not found then
+      return null;
+    end if;
+
+    exit when pgsched.lock_task(v_round.id);
+  end loop;
+
+  select t.*
+  into v_round
+  from pgsched.scheduled_tasks as t
+  where t.id = v_round.id;
+
+  perform pgsched.record_events(array[v_round.id], 'LOOP_STOPPED', null, v_now);
+
+  if v_round.status = 'PENDING' then
+    perform pgsched.finish_tasks(
+      array[row(v_round.id, 'CANCELLED', 'loop stopped by ' || session_user, null, null, null)::pgsched.task_end],
+      v_now
+    );
+  else
+    update pgsched.scheduled_tasks as t
+    set schedule_config = t.schedule_config || jsonb_build_object('max_rounds', t.round_index + 1)
+    where t.id = v_round.id;
+  end if;
+
+  return v_round.id;
+end;
+$$;
+
+comment on function pgsched.stop_loop(uuid) is
+  'End the loop that this task is a round of: a waiting round is cancelled, one under way becomes the last.  Returns the id of that round, null when the loop had ended.';
+
+create function pgsched.maintain(p_limit integer default 10000)
+  returns integer
+  language plpgsql
+as $$
+declare
+  v_now   timestamptz := pgsched.now();
+  v_count integer;
+begin
+  if not pgsched.try_duty('maintain') then
+    return 0;
+  end if;
+
+  with expired as (
+    select k.definition_id, k.key
+    from pgsched.idempotency_keys as k
+    where k.expires_at <= v_now
+      and not pgsched.is_unfinished(k.task_id)
+    order by k.expires_at
+    limit p_limit
+    for update skip locked
+  )
+  delete from pgsched.idempotency_keys as k
+  using expired as e
+  where k.definition_id = e.definition_id
+    and k.key = e.key;
+
+  get diagnostics v_count = row_count;
+
+  return v_count;
+end;
+$$;
+
+comment on function pgsched.maintain(integer) is
+  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired.  Returns how many rows.';
+
+-- Goes with the transaction, so that it works through a pooler and cannot be
+-- left behind.
+create function pgsched.try_duty(p_duty text)
+  returns boolean
+  language sql
+begin atomic
+  select pg_try_advisory_xact_lock(hashtext('pgsched.' || current_database()), hashtext(p_duty));
+end;
+
+comment on function pgsched.try_duty(text) is
+  'Take a duty for the rest of this transaction; false when another session has it.';
+
+commit;

@@ -1,0 +1,1 @@
+"""pgsched: a durable task scheduler in your own Postgres."""

@@ -1,0 +1,226 @@
+"""What an external system answered to a push, and what that means for the task."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Container
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+from pgsched.models import Completion, Json
+
+# A deferral waits a random time below a bound that doubles up to the cap.
+BACKOFF_BASE = timedelta(seconds=1)
+BACKOFF_CAP = timedelta(minutes=5)
+# However long a system asks us to stay away, we look again after this.
+RETRY_AFTER_CAP = timedelta(hours=1)
+# As much of an answer as a person is shown.
+EXCERPT_BYTES = 2048
+
+_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class Reply(StrEnum):
+    """What came back."""
+
+    ANSWERED = "ANSWERED"  # an HTTP status
+    UNREACHABLE = "UNREACHABLE"  # nothing was sent: connect, DNS or TLS error
+    TIMED_OUT = "TIMED_OUT"  # sent, and no answer in time
+    CUT = "CUT"  # sent, and the connection broke
+
+
+class Answer(NamedTuple):
+    """How one push went, before anyone says what that means."""
+
+    reply: Reply
+    status_code: int | None = None
+    body: dict[str, Any] | None = None  # the JSON object it was, if it was one
+    retry_after: timedelta | None = None
+    text: str = ""  # the body, or what went wrong, for people
+    elapsed: timedelta = timedelta()
+
+
+class Verdict(StrEnum):
+    """What an answer means for the task."""
+
+    ACCEPTED = "ACCEPTED"  # the external system has it, and will report
+    SUCCEEDED = "SUCCEEDED"  # done
+    FAILED = "FAILED"  # it ran and failed: retried while there is budget
+    DEFERRED = "DEFERRED"  # not delivered: later, same key, uncounted
+    RETRY = "RETRY"  # counted, as a new attempt
+    RETRY_SAME = "RETRY_SAME"  # counted, same attempt and key: it may have accepted
+    RETRY_LAPSED = "RETRY_LAPSED"  # counted, a new attempt; the old one may still be running
+    REFUSED = "REFUSED"  # this task will never be taken: FAILED now
+
+
+class Outcome(NamedTuple):
+    """A verdict, with what the settle and the log need."""
+
+    verdict: Verdict
+    reason: str
+    delay: timedelta | None = None  # of a deferral
+    is_misconfigured: bool = False  # the system is at fault, not the task
+    # From a body that settles.
+    output_ref: str | None = None
+    error_msg: str | None = None
+    next_input: Json = None
+    stop_loop: bool = False
+
+
+class _Row(NamedTuple):
+    when: Container[int | Reply]
+    callback: Verdict
+    response: Verdict
+    is_misconfigured: bool = False
+
+
+_V = Verdict
+
+# The answer table.  The first row that matches holds; `docs/http.md` explains it.
+_TABLE = (
+    # when                                callback mode   response mode
+    _Row({202}, _V.ACCEPTED, _V.ACCEPTED),
+    _Row(range(200, 300), _V.ACCEPTED, _V.SUCCEEDED),
+    _Row({409}, _V.ACCEPTED, _V.DEFERRED),
+    _Row({Reply.UNREACHABLE}, _V.DEFERRED, _V.DEFERRED),
+    _Row({408, 425, 429, 502, 503, 504}, _V.DEFERRED, _V.DEFERRED),
+    _Row({Reply.TIMED_OUT, Reply.CUT}, _V.DEFERRED, _V.RETRY_LAPSED),
+    _Row({501}, _V.REFUSED, _V.REFUSED),
+    _Row({401, 403, 404, 405, 407}, _V.DEFERRED, _V.DEFERRED, is_misconfigured=True),
+    _Row(range(300, 400), _V.DEFERRED, _V.DEFERRED, is_misconfigured=True),
+    _Row(range(400, 500), _V.REFUSED, _V.REFUSED),
+)
+# Other 5xx, and by RFC 9110 15 every status that is none.
+_SERVER_ERROR = _Row((), _V.RETRY_SAME, _V.RETRY)
+
+
+def outcome_of(
+    answer: Answer,
+    completion: Completion,
+    deferrals: int,
+    *,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> Outcome:
+    """
+    What *answer* means for a task that was deferred *deferrals* times before.
+
+    A 2xx whose body says SUCCESS or FAILED settles the task in both modes;
+    everything else is in the table.
+    """
+    if (settled := _settled_by(answer)) is not None:
+        return settled
+    row = _row_of(answer)
+    verdict = row.response if completion is Completion.RESPONSE else row.callback
+    if verdict is not Verdict.DEFERRED:
+        return Outcome(verdict, _reason(answer))
+    delay = _delay(answer.retry_after, deferrals, uniform)
+    return Outcome(verdict, _reason(answer), delay, row.is_misconfigured)
+
+
+def _row_of(answer: Answer) -> _Row:
+    # The status is there even when the body was cut off: what was not heard to its
+    # end goes by how it ended.
+    what = answer.status_code if answer.reply is Reply.ANSWERED else answer.reply
+    return next((row for row in _TABLE if what in row.when), _SERVER_ERROR)
+
+
+def _settled_by(answer: Answer) -> Outcome | None:
+    if answer.reply is not Reply.ANSWERED or answer.status_code not in range(200, 300):
+        return None
+    body = answer.body
+    if not body or body.get("status") not in ("SUCCESS", "FAILED"):
+        return None
+    is_success = body["status"] == "SUCCESS"
+    return Outcome(
+        Verdict.SUCCEEDED if is_success else Verdict.FAILED,
+        f"HTTP {answer.status_code}: the body says {body['status']}",
+        output_ref=_text(body.get("output_ref")),
+        error_msg=_text(body.get("error_msg")),
+        next_input=body.get("next_input"),
+        stop_loop=body.get("stop_loop") is True,
+    )
+
+
+def _text(value: Json) -> str | None:
+    # A receiver that sends an object where a text belongs has still done the work.
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _reason(answer: Answer) -> str:
+    match answer.reply:
+        case Reply.ANSWERED:
+            said = f"HTTP {answer.status_code}"
+        case Reply.UNREACHABLE:
+            said = "could not be reached"
+        case Reply.TIMED_OUT:
+            said = f"no answer within {answer.elapsed.total_seconds():.3g} s"
+        case Reply.CUT:
+            said = "the connection broke before the answer"
+    return f"{said}: {answer.text}" if answer.text else said
+
+
+def _delay(
+    retry_after: timedelta | None, deferrals: int, uniform: Callable[[float, float], float]
+) -> timedelta:
+    if retry_after is not None:
+        return min(max(retry_after, BACKOFF_BASE), RETRY_AFTER_CAP)
+    # Ten doublings are beyond the cap, ten thousand beyond a timedelta.
+    bound = min(BACKOFF_BASE * 2 ** min(deferrals, 10), BACKOFF_CAP)
+    return timedelta(seconds=uniform(0, bound.total_seconds()))
+
+
+def read_body(raw: bytes) -> dict[str, Any] | None:
+    """
+    The JSON object that *raw* is, or None.
+
+    Postgres stores no NUL, neither in text nor in jsonb; here they become U+FFFD,
+    or one answer would spoil the settling of a whole batch.
+    """
+    if not raw.lstrip().startswith(b"{"):
+        return None
+    if b"\\u0000" in raw:
+        raw = _NUL_ESCAPE.sub(rb"\1\\ufffd", raw)
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def read_retry_after(value: str | None, date: str | None = None) -> timedelta | None:
+    """
+    How long `Retry-After` asks to wait (RFC 9110 10.2.3), or None if it does not say.
+
+    An HTTP date is measured against *date*, the answer's own Date header, so that
+    it does not matter whose clock is wrong.
+    """
+    value = (value or "").strip()
+    if value.isascii() and value.isdigit():
+        # More than nine digits are more than thirty years.
+        return timedelta(seconds=int(value[:9]))
+    until = _http_date(value)
+    if until is None:
+        return None
+    return max(until - (_http_date(date or "") or datetime.now(UTC)), timedelta())
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+
+
+def excerpt(raw: bytes | str) -> str:
+    """The start of *raw* on one line, for people: nothing that could steer a terminal."""
+    if isinstance(raw, str):
+        raw = raw.encode(errors="replace")
+    text = raw[:EXCERPT_BYTES].decode(errors="replace")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text.encode()[:EXCERPT_BYTES].decode(errors="ignore")

@@ -1,0 +1,75 @@
+"""
+How far the claims of a worker have come, for each queue and priority.
+
+A claim starts its scans there, instead of walking over the index entries that
+earlier claims left behind.  A cursor is only a hint: what commits late lies
+behind it.  So none goes beyond the *horizon*, a moment before the claim's own
+time, and a sweep, a claim without cursors, may move them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pgsched.models import ClaimedTask, Json
+
+PRIORITIES = range(9, -10, -1)
+# Before every id: a position that is a time alone.
+NO_ID = "00000000-0000-0000-0000-000000000000"
+
+Position = tuple[datetime, str]
+
+
+class Cursors:
+    """Positions by queue, then by priority; the key "*" stands for all priorities not named."""
+
+    def __init__(self) -> None:
+        self._positions: dict[str, dict[str, Position]] = {}
+        self.epoch = 0
+
+    def of(self, queues: Sequence[str]) -> Json:
+        """The positions to pass to a claim of *queues*."""
+        return {name: self._positions[name] for name in queues if name in self._positions}
+
+    def advance(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        horizon: datetime,
+        tasks: Sequence[ClaimedTask],
+        *,
+        epoch: int,
+    ) -> None:
+        """
+        Note what a claim has seen, unless a sweep has ended since it began.
+
+        A claim looks at the queues in their order and at the priorities from
+        urgent to background.  With room left it has seen everything; a full
+        one has ended at the last task of that order.
+        """
+        if epoch != self.epoch:
+            return
+        if len(tasks) < limit:
+            for name in queues:
+                self._positions[name] = {"*": (horizon, NO_ID)}
+            return
+        rank = {name: n for n, name in enumerate(queues)}
+        last = max(tasks, key=lambda t: (rank[t.queue], -t.priority, t.execute_after, t.id))
+        for name in queues[: rank[last.queue]]:
+            self._positions[name] = {"*": (horizon, NO_ID)}
+        before = self._positions.get(last.queue, {})
+        reached = {str(p): (horizon, NO_ID) for p in PRIORITIES if p > last.priority}
+        reached[str(last.priority)] = min((last.execute_after, last.id), (horizon, NO_ID))
+        self._positions[last.queue] = {**before, **reached}
+
+    def sweep(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        horizon: datetime,
+        tasks: Sequence[ClaimedTask],
+    ) -> None:
+        """Note what a claim without cursors has seen; it beats every claim that is under way."""
+        self.epoch += 1
+        self.advance(queues, limit, horizon, tasks, epoch=self.epoch)

@@ -1,0 +1,83 @@
+"""The worker's identity, and the lease on which it holds its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from time import monotonic
+
+from pgsched.db import Database
+from pgsched.errors import NotFound, PgschedError
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_INTERVAL = 5.0
+# A push that starts this close to the lease's end might outlive it.
+SAFETY_MARGIN = 5.0
+
+
+class Lease:
+    """
+    Registers the worker and renews its lease.
+
+    The worker's own monotonic clock tells it when the lease is over, counted
+    from before the heartbeat was sent: it stops pushing before anybody can
+    take its tasks.  `generation` changes whenever the lease was interrupted;
+    what was claimed under an earlier one is lost.
+    """
+
+    def __init__(self, database: Database, version: str, queues: list[str] | None) -> None:
+        self._database = database
+        self._version = version
+        self._queues = queues
+        self._until = 0.0
+        self.worker_id = ""
+        self.generation = 0
+
+    @property
+    def is_live(self) -> bool:
+        return monotonic() < self._until
+
+    def holds(self, generation: int) -> bool:
+        """Whether what was claimed in *generation* is still this worker's."""
+        return generation == self.generation and self.is_live
+
+    async def register(self) -> None:
+        asked = monotonic()
+        self.worker_id = await self._database.register_worker(
+            socket.gethostname(), os.getpid(), self._version, self._queues
+        )
+        # The first heartbeat tells the term.
+        await self._renew(asked)
+
+    async def _renew(self, asked: float) -> None:
+        term = await self._database.heartbeat(self.worker_id)
+        if not self.is_live:
+            self.generation += 1
+        self._until = asked + term.total_seconds() - SAFETY_MARGIN
+
+    async def run(self) -> None:
+        """Renew the lease until cancelled; an outage of the database is waited out."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL if self.is_live else 1.0)
+            try:
+                await asyncio.wait_for(self._renew(monotonic()), HEARTBEAT_INTERVAL)
+            except NotFound:
+                log.warning("worker %s was forgotten; it registers again", self.worker_id)
+                self._until = 0.0
+                await self._register_again()
+            except (PgschedError, TimeoutError) as exc:
+                log.warning("heartbeat failed: %s", exc or type(exc).__name__)
+
+    async def _register_again(self) -> None:
+        try:
+            await self.register()
+        except PgschedError as exc:
+            log.warning("could not register: %s", exc)
+
+    async def release(self) -> int:
+        """Put back what is still held, and say goodbye; how many tasks that was."""
+        self._until = 0.0
+        return await self._database.release_worker(self.worker_id)

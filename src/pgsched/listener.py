@@ -1,0 +1,65 @@
+"""LISTEN on a connection of its own, and pass each wake-up on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psycopg
+
+from pgsched.db import CHANNEL
+
+log = logging.getLogger(__name__)
+
+# A half-open connection gives no error: it is asked this often whether it still listens.
+CHECK_INTERVAL = 10.0
+RECONNECT_DELAY = 1.0
+
+
+class Listener:
+    """
+    Sets an event when somebody calls `pgsched.wake()`.
+
+    A wake-up is a hint.  After a lost connection there may have been one, so
+    reconnecting counts as one.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._events: list[asyncio.Event] = []
+
+    def subscribe(self) -> asyncio.Event:
+        """An event of one's own, set by each wake-up and cleared by whoever waits for it."""
+        event = asyncio.Event()
+        self._events.append(event)
+        return event
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, TimeoutError) as exc:
+                log.warning("LISTEN was interrupted: %s", exc or type(exc).__name__)
+            await asyncio.sleep(RECONNECT_DELAY)
+
+    async def _listen(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, application_name="pgsched listen", connect_timeout=5
+        )
+        async with connection:
+            await connection.execute(f"listen {CHANNEL}")
+            self._wake()
+            while True:
+                async for _ in connection.notifies(timeout=CHECK_INTERVAL, stop_after=1):
+                    self._wake()
+                await asyncio.wait_for(self._check(connection), CHECK_INTERVAL)
+
+    async def _check(self, connection: psycopg.AsyncConnection) -> None:
+        cursor = await connection.execute("select pg_listening_channels()")
+        if (CHANNEL,) not in await cursor.fetchall():
+            raise psycopg.OperationalError("the server does not listen any more")
+
+    def _wake(self) -> None:
+        for event in self._events:
+            event.set()

@@ -1,0 +1,193 @@
+"""The words of pgsched as Python types: enums, and frozen rows."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+# What jsonb holds.
+Json = Any
+
+
+class ScheduleType(StrEnum):
+    """When, and how often, a task is meant to run."""
+
+    IMMEDIATE = "IMMEDIATE"  # now
+    DELAYED = "DELAYED"  # once, later
+    CRON = "CRON"  # made by a schedule
+    LOOP = "LOOP"  # round after round
+    INTERVAL_LOOP = "INTERVAL_LOOP"  # round after round, spaced
+    LOOP_ONCE = "LOOP_ONCE"  # one round of a loop, on demand
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands; `docs/state_machine.md` draws the arrows."""
+
+    PENDING = "PENDING"  # waits until it is due
+    SCHEDULED = "SCHEDULED"  # claimed by a worker, on its way out
+    DISPATCHED = "DISPATCHED"  # accepted by the external system
+    RUNNING = "RUNNING"  # reported as under way
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+class Completion(StrEnum):
+    """When a push to an external system counts as the task's end."""
+
+    CALLBACK = "callback"  # accepted now, reported later
+    RESPONSE = "response"  # a 2xx is SUCCESS
+
+
+class ClaimedTask(NamedTuple):
+    """
+    A task as a worker holds it, in the column order of `claim_due_tasks()`.
+
+    `attempt` names the execution and fences reports; `delivery_count` names
+    this delivery and fences the worker's settle.  `hold_seconds` is how long
+    the worker may keep it before it is given to another.  Ids are text and
+    the jsonb columns JSON that was never parsed: both are only passed on.
+    """
+
+    id: str
+    attempt: int
+    delivery_count: int
+    sequence: int
+    queue: str
+    external_system: str
+    hold_seconds: float
+    priority: int
+    execute_after: datetime
+    scheduled_time: datetime
+    definition_id: str
+    definition_name: str
+    content: Json
+    trace_id: str
+    schedule_type: str
+    schedule_id: str | None
+    input_params: Json
+    schedule_config: Json
+    round_index: int
+    retry_count: int
+
+
+class ExternalSystem(NamedTuple):
+    """One row of `external_systems`, with the environment already read."""
+
+    name: str
+    base_url: str
+    api_key: str | None
+    completion: Completion
+    request_timeout: timedelta
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class TaskDefinition(_Row):
+    """What can be run."""
+
+    id: UUID
+    name: str
+    content: Json
+    queue: str
+    schedule_type: ScheduleType
+    cron_expr: str | None
+    schedule_config: Json
+    loop_config: Json
+    input_params: Json
+    priority: int
+    max_retries: int
+    retry_delay: timedelta
+    retry_backoff: str
+    timeout: timedelta
+    is_active: bool
+    is_temporary: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class ScheduledTask(_Row):
+    """A task: unfinished, or (with `finished_at`) its record."""
+
+    id: UUID
+    definition_id: UUID
+    schedule_id: UUID | None
+    trace_id: UUID
+    queue: str
+    status: TaskStatus
+    schedule_type: ScheduleType
+    scheduled_time: datetime
+    execute_after: datetime
+    priority: int
+    round_index: int
+    input_params: Json
+    schedule_config: Json
+    loop_id: UUID | None
+    next_task_id: UUID | None
+    max_retries: int
+    retry_count: int
+    attempt: int
+    lapsed_attempt: int | None
+    delivery_count: int
+    lost_count: int
+    undelivered_since: datetime | None
+    worker_id: UUID | None
+    started_at: datetime | None
+    dispatched_at: datetime | None
+    deadline_at: datetime | None
+    cancelled_at: datetime | None
+    progress: Json
+    error_msg: str | None
+    output_ref: str | None
+    created_by: str
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class TaskInstance(ScheduledTask):
+    """The record of a finished task."""
+
+    finished_at: datetime
+
+
+class DueSchedule(NamedTuple):
+    """A schedule that is due, or wants its first instant; see `due_schedules()`."""
+
+    schedule_id: str
+    name: str
+    cron_expr: str
+    timezone: str
+    next_run_at: datetime | None
+    changed_at: datetime
+    as_of: datetime
+
+
+class Target(NamedTuple):
+    """A queue that may be claimed and where it leads; see `dispatch_targets()`."""
+
+    queue: str
+    external_system: str
+    base_url: str | None
+    api_key_env: str | None
+    completion: str
+    request_timeout: timedelta
+
+
+class ReportAnswer(NamedTuple):
+    """What one report came to: the task's status now, or a code and why."""
+
+    report_index: int
+    task_id: str
+    status: str | None
+    code: str | None
+    message: str | None

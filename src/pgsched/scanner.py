@@ -1,0 +1,148 @@
+"""Find due tasks and hand them to the dispatcher: the one claimer of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import chain, repeat
+from time import monotonic
+from typing import Protocol
+
+from pgsched.cursors import Cursors
+from pgsched.db import Database
+from pgsched.lease import Lease
+from pgsched.loops import forever, wait
+from pgsched.models import ClaimedTask, Json
+from pgsched.targets import Targets
+
+# An empty claim costs by the queue.
+MAX_QUEUES = 16
+# A commit can be later than the wake-up it relied on, so we look again.
+SECOND_LOOKS = (0.01, 0.05, 0.25)
+# Sweeps walk over what cursors avoid: this far apart, and a twentieth of the time.
+SWEEP_SPACING = 0.02
+SWEEP_SHARE = 20
+
+
+class Dispatcher(Protocol):
+    """Where claimed tasks go."""
+
+    @property
+    def room(self) -> int: ...
+    async def wait_for_room(self) -> None: ...
+    def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None: ...
+
+
+class ScheduleScanner:
+    """
+    Claims batches of due tasks while the dispatcher has room.
+
+    It sleeps until a wake-up, until the next task is due, or for the scan
+    interval, whichever comes first.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        targets: Targets,
+        dispatcher: Dispatcher,
+        wake: asyncio.Event,
+        *,
+        batch: int,
+        interval: float,
+    ) -> None:
+        """
+        Args:
+            batch: Tasks per claim at most.
+            interval: Seconds to sleep at most.
+        """
+        self._database = database
+        self._lease = lease
+        self._targets = targets
+        self._dispatcher = dispatcher
+        self._wake = wake
+        self._batch = batch
+        self._interval = interval
+        self._cursors = Cursors()
+        self._turn = 0
+        self._looks = _looks()
+        self._sweep_due = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._loops = [
+            asyncio.create_task(forever(self._scan), name="scan"),
+            asyncio.create_task(forever(self._sweep), name="sweep"),
+        ]
+
+    async def stop(self) -> None:
+        """Claim nothing more; what was claimed is the dispatcher's."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    async def _scan(self) -> float:
+        await self._dispatcher.wait_for_room()
+        self._wake.clear()
+        limit = min(self._batch, self._dispatcher.room)
+        found = await self.scan_and_dispatch_immediate(limit)
+        if found:
+            self._looks = _looks()
+        if found < limit and await wait(self._wake, await self._nap()):
+            self._looks = _looks()
+        return 0
+
+    async def _nap(self) -> float:
+        due = await self._database.next_due_in(self._targets.queues)
+        seconds = min(next(self._looks), self._interval)
+        return seconds if due is None else min(seconds, max(due.total_seconds(), 0.001))
+
+    async def scan_and_dispatch_immediate(self, limit: int) -> int:
+        """Claim up to *limit* tasks that are due now and hand them on; how many there were."""
+        await self._targets.refresh(self._interval)
+        found = 0
+        for queues in self._turns():
+            epoch = self._cursors.epoch
+            horizon, tasks = await self._claim(queues, limit, self._cursors.of(queues))
+            self._cursors.advance(queues, limit, horizon, tasks, epoch=epoch)
+            if found := len(tasks):
+                break
+        self._sweep_due.set()
+        return found
+
+    async def _sweep(self) -> float:
+        await self._sweep_due.wait()
+        self._sweep_due.clear()
+        began = monotonic()
+        for queues in self._turns():
+            limit = min(self._batch, self._dispatcher.room)
+            if limit < 1:
+                break
+            horizon, tasks = await self._claim(queues, limit, {})
+            self._cursors.sweep(queues, limit, horizon, tasks)
+            if tasks:
+                self._wake.set()
+        return max(SWEEP_SPACING, (monotonic() - began) * SWEEP_SHARE)
+
+    async def _claim(
+        self, queues: list[str], limit: int, cursors: Json
+    ) -> tuple[datetime, list[ClaimedTask]]:
+        claimed_at, generation = monotonic(), self._lease.generation
+        horizon, tasks = await self._database.claim(self._lease.worker_id, limit, queues, cursors)
+        for task in tasks:
+            self._dispatcher.submit(task, claimed_at, generation)
+        return horizon, tasks
+
+    def _turns(self) -> Iterator[list[str]]:
+        """The queues in portions, so that each is the first one in its turn."""
+        names = self._targets.queues
+        self._turn += 1
+        for n in range(0, len(names), MAX_QUEUES):
+            start = (self._turn + n) % len(names)
+            yield [*names[start:], *names[:start]][: min(MAX_QUEUES, len(names) - n)]
+
+
+def _looks() -> Iterator[float]:
+    return chain(SECOND_LOOKS, repeat(float("inf")))

@@ -1,0 +1,138 @@
+"""Write down how pushes ended, many in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pgsched.answers import Outcome, Verdict
+from pgsched.db import Database
+from pgsched.loops import PAUSE
+from pgsched.models import ClaimedTask, Json
+
+log = logging.getLogger(__name__)
+
+# Outcomes are gathered this long, in seconds, before they are written.
+GATHER = 0.005
+# Tasks in one call at most.
+BATCH = 500
+# A row that another session has locked is tried again after this, in seconds.
+LOCKED_PAUSE = 0.05
+
+
+class Settler:
+    """
+    Gathers outcomes and writes them in batches.
+
+    What a body or a 2xx in response mode settles is a report, and fenced by
+    the attempt; all else is a settlement, and fenced by the delivery as well.
+    Nothing is dropped: what could not be written is written later.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._settlements: list[dict[str, Json]] = []
+        self._reports: list[dict[str, Json]] = []
+        self._arrived = asyncio.Event()
+
+    def settle(self, task: ClaimedTask, outcome: Outcome) -> None:
+        """Note how the push of *task* ended."""
+        match outcome.verdict:
+            case Verdict.SUCCEEDED | Verdict.FAILED:
+                self._reports.append(_report(task, outcome))
+            case _:
+                self._settlements.append(_settlement(task, outcome.verdict, outcome))
+        self._arrived.set()
+
+    def release(self, task: ClaimedTask) -> None:
+        """Give back a task that was never pushed."""
+        self._settlements.append(_settlement(task, "RELEASED"))
+        self._arrived.set()
+
+    async def step(self) -> float:
+        """Write what has arrived; the loop calls it again at once."""
+        await self._arrived.wait()
+        await asyncio.sleep(GATHER)
+        return await self.flush()
+
+    async def flush(self) -> float:
+        """Write what there is now; how long to wait before the next time, in seconds."""
+        self._arrived.clear()
+        settlements, self._settlements = self._settlements[:BATCH], self._settlements[BATCH:]
+        reports, self._reports = self._reports[:BATCH], self._reports[BATCH:]
+        locked = 0
+        try:
+            locked += await self._write_settlements(settlements)
+            settlements = []
+            locked += await self._write_reports(reports)
+            reports = []
+        finally:
+            self._settlements += settlements
+            self._reports += reports
+            if self.is_pending:
+                self._arrived.set()
+        return LOCKED_PAUSE if locked else 0
+
+    @property
+    def is_pending(self) -> bool:
+        return bool(self._settlements or self._reports)
+
+    async def drain(self) -> None:
+        """Write until nothing is left."""
+        while self.is_pending:
+            try:
+                await asyncio.sleep(await self.flush())
+            except Exception as exc:  # the caller bounds how long we try
+                log.warning("could not settle yet: %s", exc)
+                await asyncio.sleep(PAUSE)
+
+    async def _write_settlements(self, settlements: list[dict[str, Json]]) -> int:
+        if not settlements:
+            return 0
+        refused = await self._database.settle(settlements)
+        if not refused:
+            return 0
+        locked = [s for s in settlements if refused.get(s["task_id"]) == "LOCKED"]
+        self._settlements += locked
+        for task_id in (t for t, result in refused.items() if result == "STALE"):
+            log.info("task %s was given to another worker meanwhile", task_id)
+        return len(locked)
+
+    async def _write_reports(self, reports: list[dict[str, Json]]) -> int:
+        if not reports:
+            return 0
+        locked = 0
+        for answer in await self._database.report(reports):
+            if answer.code == "LOCKED":
+                self._reports.append(reports[answer.report_index])
+                locked += 1
+            elif answer.code:
+                log.info("result refused: %s", answer.message)
+        return locked
+
+
+def _settlement(task: ClaimedTask, verdict: str, outcome: Outcome | None = None) -> dict[str, Json]:
+    settlement = {
+        "task_id": task.id,
+        "attempt": task.attempt,
+        "delivery_count": task.delivery_count,
+        "outcome": verdict,
+    }
+    if outcome is not None and verdict != Verdict.ACCEPTED:
+        settlement["error_msg"] = outcome.reason
+        if outcome.delay is not None:
+            settlement["delay"] = f"{outcome.delay.total_seconds():f} seconds"
+    return settlement
+
+
+def _report(task: ClaimedTask, outcome: Outcome) -> dict[str, Json]:
+    is_success = outcome.verdict is Verdict.SUCCEEDED
+    return {
+        "task_id": task.id,
+        "attempt": task.attempt,
+        "status": "SUCCESS" if is_success else "FAILED",
+        "output_ref": outcome.output_ref,
+        "error_msg": outcome.error_msg or (None if is_success else outcome.reason),
+        "next_input": outcome.next_input,
+        "stop_loop": outcome.stop_loop,
+    }

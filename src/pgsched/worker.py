@@ -1,0 +1,194 @@
+"""A worker process: its parts, their order of start and stop, and its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from importlib import metadata
+from typing import Any
+
+import psycopg
+
+from pgsched import migrator
+from pgsched.db import Database
+from pgsched.dispatcher import ScheduleDispatcher
+from pgsched.errors import PgschedError
+from pgsched.external import ExternalSystemClient, make_transport
+from pgsched.lease import Lease
+from pgsched.listener import Listener
+from pgsched.loops import forever, jittered
+from pgsched.scanner import ScheduleScanner
+from pgsched.settings import Settings, masked_dsn
+from pgsched.settler import Settler
+from pgsched.targets import Targets
+from pgsched.ticker import Ticker
+
+log = logging.getLogger(__name__)
+
+# Claim, sweep, settle, tick, duties: none waits for another.
+CONNECTIONS = 5
+DUTY_INTERVAL = 1.0
+MAINTENANCE_INTERVAL = 60.0
+# The last settles, after the last push.
+SETTLE_GRACE = 5.0
+
+
+class Worker:
+    """Claims, pushes and settles until it is told to stop; one of many, none special."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = Database(
+            settings.database_url, size=CONNECTIONS, is_pooled=settings.poll_only
+        )
+        # Renewing the lease must not wait for a connection.
+        self._heart = Database(settings.database_url, size=1, is_pooled=settings.poll_only)
+        self._transport = make_transport(settings.push_slots)
+        self._listener = Listener(settings.database_url)
+        self.lease = Lease(self._heart, version(), settings.queues)
+        self._targets = Targets(self._database, settings)
+        self._settler = Settler(self._database)
+        self._dispatcher = ScheduleDispatcher(
+            ExternalSystemClient(self._transport, settings.public_url),
+            self._targets,
+            self.lease,
+            self._settler,
+            slots=settings.push_slots,
+        )
+        self._scanner = ScheduleScanner(
+            self._database,
+            self.lease,
+            self._targets,
+            self._dispatcher,
+            self._listener.subscribe(),
+            batch=settings.max_pending_tasks_per_scan,
+            interval=settings.schedule_scan_interval,
+        )
+        self._ticker = Ticker(
+            self._database, self._listener.subscribe(), settings.schedule_scan_interval
+        )
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set, then finish what is under way."""
+        await self.start()
+        try:
+            await stop.wait()
+            log.info("stopping: no more claims, pushes under way may end")
+            await self.stop()
+        finally:
+            await self._abandon()
+
+    async def start(self) -> None:
+        await self._heart.open()
+        await self._database.open()
+        await self.lease.register()
+        log.info("worker %s is ready", self.lease.worker_id)
+        self._spawn(self.lease.run())
+        if not self._settings.poll_only:
+            self._spawn(self._listener.run())
+        self._spawn(self._dispatcher.run())
+        self._spawn(forever(self._settler.step))
+        self._spawn(forever(self._ticker.step))
+        self._spawn(forever(self._duties))
+        self._spawn(forever(self._maintain))
+        await self._scanner.start()
+
+    async def stop(self) -> None:
+        """Drain: every task is settled or given back, if the database is there."""
+        await self._scanner.stop()
+        await self._dispatcher.drain(self._settings.shutdown_grace_seconds)
+        try:
+            async with asyncio.timeout(SETTLE_GRACE):
+                await self._settler.drain()
+                released = await self.lease.release()
+                log.info("stopped; %d tasks were given back", released)
+        except (PgschedError, TimeoutError) as exc:
+            log.warning("could not say goodbye, the lease will end: %s", exc or "timeout")
+
+    async def _abandon(self) -> None:
+        await self._scanner.stop()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._transport.aclose()
+        await self._database.close()
+        await self._heart.close()
+
+    def _spawn(self, loop: Coroutine[Any, Any, None]) -> None:
+        self._loops.append(asyncio.create_task(loop))
+
+    async def _duties(self) -> float:
+        await self._database.expire_deadlines()
+        await self._database.release_dead_workers(self.lease.worker_id)
+        return jittered(DUTY_INTERVAL)
+
+    async def _maintain(self) -> float:
+        await self._database.maintain()
+        return jittered(MAINTENANCE_INTERVAL)
+
+
+def version() -> str:
+    """The version of this installation."""
+    try:
+        return metadata.version("pgsched")
+    except metadata.PackageNotFoundError:  # a checkout on the path
+        return "0"
+
+
+async def wait_for_database(dsn: str) -> None:
+    """
+    Wait until the database answers and has the schema of this version.
+
+    Raises:
+        MigrationError: It answers, and the schema is missing, behind, or too new.
+    """
+    delay = 0.5
+    while True:
+        try:
+            await asyncio.to_thread(migrator.require_current, dsn)
+        except psycopg.OperationalError as exc:
+            reason = str(exc).strip().partition("\n")[0]
+            log.warning("no database at %s yet: %s", masked_dsn(dsn), reason)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 10.0)
+        else:
+            return
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second one abandons what is under way."""
+    stop, task = asyncio.Event(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+
+    def on_signal() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    waiting = asyncio.create_task(wait_for_database(settings.database_url))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if stop.is_set():
+        waiting.cancel()
+        return
+    await waiting
+    with contextlib.suppress(asyncio.CancelledError):
+        await Worker(settings).run(stop)
+
+
+def main(settings: Settings) -> None:
+    """Run `serve()` on uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        asyncio.run(serve(settings))
+    else:
+        uvloop.run(serve(settings))

@@ -1,0 +1,108 @@
+"""Every test that asks for one gets a database of its own, cloned from a migrated template."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql import factories
+
+from pgsched.devdb import DevServer, state_dir
+
+SQL = Path(__file__).parents[1] / "sql"
+
+# What it would cost to survive a power failure.
+FAST: dict[str, str | int] = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "jit": "off",
+    "max_connections": 200,
+    "shared_buffers": "64MB",
+}
+
+HOUR = 3600.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name this run's server; the workers of pytest-xdist share it."""
+    if hasattr(config, "workerinput"):
+        return
+    os.environ["PGSCHED_TEST_ROOT"] = str(state_dir() / f"test-{secrets.token_hex(4)}")
+    for root in state_dir().glob("test-*"):  # of runs that were killed
+        if time.time() - root.stat().st_mtime > HOUR:
+            DevServer(root).remove()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    root = Path(os.environ["PGSCHED_TEST_ROOT"])
+    if root.exists() and not hasattr(config, "workerinput"):
+        DevServer(root).remove()
+
+
+@pytest.fixture(scope="session")
+def pg_server(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    """The server of this run, or the one named by --postgresql-host."""
+    given = request.config.option
+    common = {"options": "", "template_dbname": None}
+    if given.postgresql_host:
+        yield SimpleNamespace(
+            host=given.postgresql_host,
+            port=given.postgresql_port or 5432,
+            user=given.postgresql_user or "postgres",
+            password=given.postgresql_password,
+            maintenance_dbname=given.postgresql_maintenance_dbname or "postgres",
+            **common,
+        )
+        return
+    with DevServer(Path(os.environ["PGSCHED_TEST_ROOT"])).shared(**FAST) as server:
+        yield SimpleNamespace(
+            host=str(server.socket_dir),
+            port=server.port,
+            user="postgres",
+            password=None,
+            maintenance_dbname="postgres",
+            **common,
+        )
+
+
+def install_schema(**connection: Any) -> None:
+    """Run the files of `sql/` in order, as `psql -f` would."""
+    with psycopg.connect(**connection) as conn:
+        for path in sorted(SQL.glob("*.sql")):
+            try:
+                conn.execute(path.read_bytes())
+            except psycopg.Error as exc:
+                exc.add_note(f"in {path}")
+                raise
+
+
+pgsched_db = factories.postgresql_noproc(
+    depends_on="pg_server",
+    dbname="pgsched_test",
+    load=[install_schema],
+    load_autocommit=True,  # the files begin and commit themselves
+)
+postgresql = factories.postgresql("pgsched_db")
+
+
+@pytest.fixture
+def dsn(postgresql: psycopg.Connection[Any]) -> str:
+    """The test's database, for code that makes its own connections."""
+    info = postgresql.info
+    return make_conninfo(
+        host=info.host,
+        port=info.port,
+        user=info.user,
+        password=info.password or None,
+        dbname=info.dbname,
+    )

@@ -1,0 +1,267 @@
+"""Settings: where they come from, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import ValidationError
+
+from pgsched.errors import ConfigError
+from pgsched.settings import Settings, load_settings, masked_dsn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DSN = "postgresql://app:s3cret@db.example:5432/app"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"PGSCHED_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets `PGSCHED_<NAME>` for each argument; begins with the database alone."""
+
+    def set_all(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"PGSCHED_{name.upper()}", value)
+
+    set_all(database_url=DSN)
+    return set_all
+
+
+@pytest.mark.usefixtures("environment")
+def test_only_the_database_has_to_be_given() -> None:
+    settings = load_settings()
+    assert settings.database_url == DSN
+    assert settings.model_dump(exclude={"database_url"}) == {
+        "config_file": None,
+        "external_system_url": None,
+        "external_system_api_key": None,
+        "public_url": None,
+        "schedule_scan_interval": 1.0,
+        "max_pending_tasks_per_scan": 100,
+        "push_slots": 64,
+        "queues": None,
+        "poll_only": False,
+        "shutdown_grace_seconds": 30,
+        "default_max_retries": 3,
+        "retry_delay_seconds": 60,
+        "api_host": "127.0.0.1",
+        "api_port": 8321,
+        "api_key": None,
+        "log_level": "INFO",
+    }
+
+
+def test_the_environment_is_read(environment: Callable[..., None]) -> None:
+    environment(
+        external_system_url="https://executor.example/base/",
+        external_system_api_key="k3y",
+        schedule_scan_interval="0.25",
+        queues="mail, reports",
+        poll_only="true",
+        log_level="debug",
+    )
+    settings = load_settings()
+    assert settings.external_system_url == "https://executor.example/base"
+    assert settings.external_system_api_key
+    assert settings.external_system_api_key.get_secret_value() == "k3y"
+    assert settings.schedule_scan_interval == 0.25
+    assert settings.queues == ["mail", "reports"]
+    assert settings.poll_only
+    assert settings.log_level == "DEBUG"
+
+
+def test_an_empty_variable_is_as_good_as_none(environment: Callable[..., None]) -> None:
+    environment(external_system_url="", queues="", api_port="")
+    settings = load_settings()
+    assert settings.external_system_url is None
+    assert settings.queues is None
+    assert settings.api_port == 8321
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    file = tmp_path / "pgsched.toml"
+    file.write_text('api_port = 1\npush_slots = 1\nqueues = ["mail"]\n')
+    environment(config_file=str(file), api_port="2", push_slots="2")
+
+    settings = load_settings(api_port=3, push_slots=None)
+
+    assert (settings.api_port, settings.push_slots, settings.queues) == (3, 2, ["mail"])
+
+
+def test_the_file_can_be_named_by_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "pgsched.toml"
+    file.write_text(f'database_url = "{DSN}"\n')
+    assert load_settings(config_file=str(file)).database_url == DSN
+
+
+@pytest.mark.parametrize("content", ["api_port = ", b"\xff = 1", None])
+@pytest.mark.usefixtures("environment")
+def test_a_file_that_cannot_be_read_is_named(content: str | bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "pgsched.toml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=r"^PGSCHED_CONFIG_FILE cannot be read: "):
+        load_settings(config_file=str(file))
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings(database_url=DSN)
+    with pytest.raises(ValidationError):
+        settings.api_port = 1  # type: ignore[misc]
+
+
+# What a wrong one is told
+
+
+def test_a_missing_database_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^PGSCHED_DATABASE_URL is missing\. Connection string"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schedule_scan_interval", "0.04"),
+        ("schedule_scan_interval", "61"),
+        ("schedule_scan_interval", "nan"),
+        ("max_pending_tasks_per_scan", "0"),
+        ("max_pending_tasks_per_scan", "1001"),
+        ("push_slots", "0"),
+        ("push_slots", "1001"),
+        ("default_max_retries", "-1"),
+        ("default_max_retries", "101"),
+        ("default_max_retries", "three"),
+        ("retry_delay_seconds", "86401"),
+        ("retry_delay_seconds", "inf"),
+        ("shutdown_grace_seconds", "-1"),
+        ("api_port", "65536"),
+        ("poll_only", "maybe"),
+        ("log_level", "loud"),
+        ("queues", "a,,b"),
+        ("external_system_url", "executor.example"),
+        ("external_system_url", "ftp://executor.example"),
+        ("external_system_url", "http://"),
+        ("external_system_url", "http://executor.example/?a=b"),
+        ("external_system_url", "http://executor.example:port"),
+        ("external_system_url", "http://exec utor.example"),
+        ("public_url", "http://[::1"),
+        ("database_url", "mysql://app@db/app"),
+        ("database_url", "nonsense"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_variable(
+    environment: Callable[..., None], name: str, value: str
+) -> None:
+    environment(**{name: value})
+    with pytest.raises(ConfigError, match=f"^PGSCHED_{name.upper()}[ :]") as refused:
+        load_settings()
+    assert "\n" not in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(environment: Callable[..., None]) -> None:
+    environment(api_port="x", push_slots="x")
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    assert [line.split(":")[0] for line in str(refused.value).splitlines()] == [
+        "PGSCHED_PUSH_SLOTS",
+        "PGSCHED_API_PORT",
+    ]
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_is_no_setting_is_refused_with_a_hint() -> None:
+    with pytest.raises(ConfigError, match=r"^api_prot is no setting: did you mean api_port\?$"):
+        load_settings(api_prot=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database_url", "app:s3cret@db"),
+        ("database_url", "postgresql://app:s3cret@db:port:5432/app?s3cret"),
+        ("external_system_url", "http://app:s3cret@executor.example"),
+        ("api_key", {"s3cret": 1}),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_no_error_gives_a_secret_away(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(**{name: value})
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(ValidationError) as invalid:
+        Settings(**{name: value})
+    assert "s3cret" not in str(invalid.value)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_is_and_its_range(name: str) -> None:
+    field = Settings.model_fields[name]
+    bounds = [
+        value
+        for limit in field.metadata
+        for attribute in ("ge", "le")
+        if (value := getattr(limit, attribute, None)) is not None
+    ]
+    assert field.description
+    assert re.search(" to ".join(f"{bound:g}" for bound in bounds), field.description)
+
+
+# Secrets
+
+
+@pytest.mark.usefixtures("environment")
+def test_no_secret_is_shown() -> None:
+    settings = load_settings(api_key="s3cret", external_system_api_key="s3cret")
+    for shown in (repr(settings), str(settings), repr(vars(settings)["api_key"])):
+        assert "s3cret" not in shown
+    assert "postgresql://app:***@db.example:5432/app" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "masked"),
+    [
+        ("postgresql://app:s3cret@db:5432/app", "postgresql://app:***@db:5432/app"),
+        ("postgresql://app:s3@cr:e/t@db/app", "postgresql://app:***@db/app"),
+        ("postgres://:s3cret@/app", "postgres://:***@/app"),
+        ("postgresql://app@db:5432/app", "postgresql://app@db:5432/app"),
+        ("postgresql://a@db/app?password=s3cret&x=1", "postgresql://a@db/app?password=***&x=1"),
+        ("postgresql:///app?sslPassword=s3cret", "postgresql:///app?sslPassword=***"),
+        ("host=db password=s3cret user=a", "host=db password=*** user=a"),
+        ("password = 's3 \\' cret' host=db", "password = *** host=db"),
+        ("password=s3\\ cret host=db", "password=*** host=db"),
+        ("host=db password='s3cret without an end", "host=db password=***"),
+        ("host=db", "host=db"),
+        ("", ""),
+    ],
+)
+def test_a_dsn_is_shown_without_its_password(dsn: str, masked: str) -> None:
+    assert masked_dsn(dsn) == masked
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1).map("s3".__add__))
+def test_no_password_survives_in_any_form(password: str) -> None:
+    encoded = quote(password, safe="")
+    for dsn in (
+        f"postgresql://app:{encoded}@db/app",
+        f"postgresql://app@db/app?connect_timeout=5&password={encoded}",
+        make_conninfo(host="db", password=password, user="app"),
+    ):
+        assert conninfo_to_dict(dsn)["password"] == password
+        masked = conninfo_to_dict(masked_dsn(dsn))
+        assert masked.pop("password") == "***"
+        assert {"host": "db", "user": "app"}.items() <= masked.items()
