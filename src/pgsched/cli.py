@@ -66,7 +66,7 @@ def worker(
     ] = None,
 ) -> None:
     """Claim due tasks and push them, until SIGTERM or Ctrl-C."""
-    from pgsched import worker as process  # noqa: PLC0415  (only a worker pays for httpx)
+    from pgsched import worker as process
 
     process.main(
         _settings(
@@ -85,7 +85,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Default: PGSCHED_API_PORT.")] = None,
 ) -> None:
     """Serve the HTTP API (needs the extra `server`)."""
-    from pgsched import api  # noqa: PLC0415
+    from pgsched import api
 
     api.main(_settings(database_url=database_url, api_host=host, api_port=port))
 

@@ -8,15 +8,17 @@ here carries arguments in and rows out, and translates errors.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import orjson
 import psycopg
 from psycopg.adapt import Buffer, Loader
-from psycopg.rows import TupleRow, class_row, dict_row
+from psycopg.rows import TupleRow, class_row, dict_row, tuple_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -31,6 +33,7 @@ from pgsched.models import (
     TaskDefinition,
 )
 
+Row = TypeVar("Row")
 Connection = psycopg.AsyncConnection[TupleRow]
 # What a caller hands us: a psycopg connection, or a SQLAlchemy AsyncSession on psycopg.
 Session = Any
@@ -68,7 +71,9 @@ async def connection_of(session: Session) -> Connection:
     if isinstance(session, psycopg.AsyncConnection):
         return session
     if hasattr(session, "get_bind"):  # an AsyncSession; its connection() begins the transaction
-        session = await session.connection()
+        session = session.connection()
+        if inspect.isawaitable(session):
+            session = await session
     if hasattr(session, "get_raw_connection"):
         driver = (await session.get_raw_connection()).driver_connection
         if isinstance(driver, psycopg.AsyncConnection):
@@ -85,7 +90,9 @@ async def call(session: Session, function: str, **arguments: object) -> Any:
     named = ", ".join(f"{name} => %({name})s" for name in given)
     connection = await connection_of(session)
     with translated():
-        cursor = await connection.execute(f"select pgsched.{function}({named})", given)  # noqa: S608
+        # Whatever kind of cursor and row the caller's connection makes.
+        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        await cursor.execute(f"select pgsched.{function}({named})", given)
         row = await cursor.fetchone()
     return row[0] if row else None
 
@@ -97,8 +104,22 @@ def _adapt(value: object) -> object:
 def _dumps(value: object) -> bytes:
     try:
         return orjson.dumps(value)
-    except TypeError as exc:
+    except TypeError:
+        pass
+    try:  # jsonb holds integers of any size, orjson stops at 64 bits
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
         raise Invalid(f"not JSON: {exc}") from exc
+
+
+async def report_statuses(session: Session, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
+    """One answer for each report, in their order."""
+    query = "select a.* from pgsched.report_statuses(%s) as a order by a.report_index"
+    connection = await connection_of(session)
+    with translated():
+        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        await cursor.execute(query, [Jsonb(reports, dumps=_dumps)])
+        return [ReportAnswer(row[0], str(row[1]), *row[2:]) for row in await cursor.fetchall()]
 
 
 async def get_task(session: Session, task_id: str) -> ScheduledTask:
@@ -109,7 +130,10 @@ async def get_task(session: Session, task_id: str) -> ScheduledTask:
         NotFound: There is no such task.
     """
     tasks = await _select(
-        session, ScheduledTask, "select * from pgsched.tasks where id = %s", [_uuid("task_id", task_id)]
+        session,
+        ScheduledTask,
+        "select * from pgsched.tasks where id = %s",
+        [_uuid("task_id", task_id)],
     )
     if not tasks:
         raise NotFound(f"task {task_id} does not exist")
@@ -166,15 +190,15 @@ async def list_rows(session: Session, view: str) -> list[dict[str, Any]]:
     """All rows of one of the small views, as dicts."""
     connection = await connection_of(session)
     with translated():
-        cursor = connection.cursor(row_factory=dict_row)
+        cursor = psycopg.AsyncCursor(connection, row_factory=dict_row)
         await cursor.execute(f"select * from pgsched.{view}")  # noqa: S608
         return await cursor.fetchall()
 
 
-async def _select(session: Session, model: type[Any], query: str, given: Any) -> list[Any]:
+async def _select(session: Session, model: type[Row], query: str, given: Any) -> list[Row]:
     connection = await connection_of(session)
     with translated():
-        cursor = connection.cursor(row_factory=class_row(model))
+        cursor = psycopg.AsyncCursor(connection, row_factory=class_row(model))
         await cursor.execute(cast("Any", query), given)
         return await cursor.fetchall()
 
@@ -301,14 +325,15 @@ class Database:
 
     async def report(self, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
         """One answer for each report, in their order."""
-        query = "select a.* from pgsched.report_statuses(%s) as a order by a.report_index"
-        rows = await self._rows(query, [Jsonb(reports, dumps=_dumps)])
-        return [ReportAnswer._make(row) for row in rows]
+        async with self.connection() as connection:
+            return await report_statuses(connection, reports)
 
     # When to look, and where things go
 
     async def next_due_in(self, queues: list[str]) -> timedelta | None:
-        return cast("timedelta | None", await self._value("select pgsched.next_due_in(%s)", [queues]))
+        return cast(
+            "timedelta | None", await self._value("select pgsched.next_due_in(%s)", [queues])
+        )
 
     async def dispatch_targets(self) -> list[Target]:
         rows = await self._rows("select * from pgsched.dispatch_targets()")
@@ -335,5 +360,3 @@ class Database:
 
     async def maintain(self) -> int:
         return cast("int", await self._value("select pgsched.maintain()"))
-
-

@@ -54,6 +54,7 @@ class ScheduleDispatcher:
         self._has_room.set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._is_closed = False
         self._complaints: dict[str, str] = {}
 
     @property
@@ -67,6 +68,9 @@ class ScheduleDispatcher:
 
     def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None:
         """Take a task on; *claimed_at* is the monotonic time before it was claimed."""
+        if self._is_closed:
+            self._settler.release(task)
+            return
         self._held += 1
         self._buffer.put_nowait(_Held(task, claimed_at + task.hold_seconds, generation))
         self._note_room()
@@ -119,15 +123,20 @@ class ScheduleDispatcher:
         if outcome.is_misconfigured and self._complaints.get(system.name) != outcome.reason:
             self._complaints[system.name] = outcome.reason
             log.error("external system %s is misconfigured: %s", system.name, outcome.reason)
-        elif self._complaints and outcome.delay is None and self._complaints.pop(system.name, None):
+        elif system.name in self._complaints and outcome.delay is None:
+            del self._complaints[system.name]
             log.info("external system %s takes tasks again", system.name)
 
-    async def drain(self, grace: float) -> None:
-        """Give back what was not begun, and let what was finish within *grace* seconds."""
+    def close(self) -> None:
+        """Begin no more pushes: give back what waits, and what is still submitted."""
+        self._is_closed = True
         while not self._buffer.empty():
             self._settler.release(self._buffer.get_nowait().task)
             self._held -= 1
         self._note_room()
+
+    async def drain(self, grace: float) -> None:
+        """Let the pushes under way end, within *grace* seconds."""
         try:
             async with asyncio.timeout(grace):
                 await self._is_idle.wait()

@@ -13,9 +13,9 @@ from pgsched.errors import NotFound, PgschedError
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_INTERVAL = 5.0
-# A push that starts this close to the lease's end might outlive it.
-SAFETY_MARGIN = 5.0
+# Heartbeats per term.  A worker stops a sixth of the term before its lease ends:
+# a push that starts later might outlive it.
+BEATS = 6
 
 
 class Lease:
@@ -33,6 +33,7 @@ class Lease:
         self._version = version
         self._queues = queues
         self._until = 0.0
+        self._interval = 5.0
         self.worker_id = ""
         self.generation = 0
 
@@ -53,23 +54,24 @@ class Lease:
         await self._renew(asked)
 
     async def _renew(self, asked: float) -> None:
-        term = await self._database.heartbeat(self.worker_id)
+        term = (await self._database.heartbeat(self.worker_id)).total_seconds()
         if not self.is_live:
             self.generation += 1
-        self._until = asked + term.total_seconds() - SAFETY_MARGIN
+        self._interval = term / BEATS
+        self._until = asked + term - self._interval
 
     async def run(self) -> None:
         """Renew the lease until cancelled; an outage of the database is waited out."""
         while True:
-            await asyncio.sleep(HEARTBEAT_INTERVAL if self.is_live else 1.0)
+            await asyncio.sleep(self._interval if self.is_live else min(self._interval, 1.0))
             try:
-                await asyncio.wait_for(self._renew(monotonic()), HEARTBEAT_INTERVAL)
+                await asyncio.wait_for(self._renew(monotonic()), self._interval)
             except NotFound:
                 log.warning("worker %s was forgotten; it registers again", self.worker_id)
                 self._until = 0.0
                 await self._register_again()
             except (PgschedError, TimeoutError) as exc:
-                log.warning("heartbeat failed: %s", exc or type(exc).__name__)
+                log.warning("heartbeat failed: %s", str(exc) or type(exc).__name__)
 
     async def _register_again(self) -> None:
         try:

@@ -40,7 +40,7 @@ class Listener:
             try:
                 await self._listen()
             except (psycopg.Error, TimeoutError) as exc:
-                log.warning("LISTEN was interrupted: %s", exc or type(exc).__name__)
+                log.warning("LISTEN was interrupted: %s", str(exc) or type(exc).__name__)
             await asyncio.sleep(RECONNECT_DELAY)
 
     async def _listen(self) -> None:

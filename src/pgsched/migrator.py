@@ -51,7 +51,7 @@ def migrations() -> list[Migration]:
 
 def applied(connection: psycopg.Connection) -> dict[int, tuple[str, str | None, bool]]:
     """What the ledger says: version to (name, checksum, breaking); empty without a schema."""
-    if not connection.execute(_LEDGER).fetchone() == (True,):
+    if connection.execute(_LEDGER).fetchone() != (True,):
         return {}
     query = "select version, name, checksum, breaking from pgsched.schema_migrations"
     return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query)}
@@ -87,7 +87,9 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
         if migration.version in applied(connection):  # somebody else was first
             return False
         where = f"{migration.path.name}: {exc}"
-        raise MigrationError(f"migration failed, nothing of this file was applied: {where}") from exc
+        raise MigrationError(
+            f"migration failed, nothing of this file was applied: {where}"
+        ) from exc
     log.info("applied %03d %s", migration.version, migration.name)
     return True
 

@@ -99,6 +99,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Drain: every task is settled or given back, if the database is there."""
+        self._dispatcher.close()
         await self._scanner.stop()
         await self._dispatcher.drain(self._settings.shutdown_grace_seconds)
         try:
@@ -107,7 +108,7 @@ class Worker:
                 released = await self.lease.release()
                 log.info("stopped; %d tasks were given back", released)
         except (PgschedError, TimeoutError) as exc:
-            log.warning("could not say goodbye, the lease will end: %s", exc or "timeout")
+            log.warning("could not say goodbye, the lease will end: %s", str(exc) or "timeout")
 
     async def _abandon(self) -> None:
         await self._scanner.stop()
@@ -187,7 +188,7 @@ async def serve(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Run `serve()` on uvloop where it is installed."""
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:
         asyncio.run(serve(settings))
     else:

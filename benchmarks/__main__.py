@@ -1,0 +1,33 @@
+"""
+    python -m benchmarks [drain] [push] [latency] [enqueue]
+
+Measures on a Postgres of its own, on this machine, now.  Machines are noisy:
+compare what stands in one run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from benchmarks import bench, drain, enqueue, latency, push
+
+PARTS = {
+    "drain": drain.run,
+    "push": push.run,
+    "latency": latency.run,
+    "enqueue": enqueue.run,
+}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    with bench.server() as own:
+        print(f"Postgres of {own.data.name}, {os.cpu_count()} CPUs", flush=True)
+        for name in chosen:
+            PARTS[name](own)
+
+
+main()

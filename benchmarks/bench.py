@@ -1,0 +1,136 @@
+"""What the benchmarks share: a server, a database, tasks to work on, and the report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import psycopg
+
+from pgsched import migrator
+from pgsched.devdb import DevServer, state_dir
+
+# Durable, as in production; only the memory is set.
+SETTINGS: dict[str, str | int] = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "max_connections": 200,
+}
+
+FILL = """
+    insert into pgsched.scheduled_tasks (
+      queue, priority, schedule_type, scheduled_time, execute_after, max_retries, definition_id, trace_id,
+      input_params, schedule_config
+    )
+    select
+      'default', %(priority)s, 'IMMEDIATE', at, at, 3, d.id, pgsched.uuid7(), '{"x": 1}', '{}'
+    from pgsched.task_definitions as d
+    cross join (select now() + %(due_in)s::interval) as n (at)
+    cross join generate_series(1, %(count)s)
+    where d.name = 'bench'
+"""
+
+
+@contextlib.contextmanager
+def server() -> Iterator[DevServer]:
+    """A server of our own, gone afterwards."""
+    own = DevServer(state_dir() / f"bench-{os.getpid()}")
+    try:
+        with own.shared(**SETTINGS) as running:
+            yield running
+    finally:
+        own.remove()
+
+
+def new_database(own: DevServer, name: str) -> str:
+    """A fresh, migrated database with the definition `bench`; its DSN."""
+    with psycopg.connect(own.dsn(), autocommit=True) as connection:
+        connection.execute(f"drop database if exists {name} with (force)".encode())
+        connection.execute(f"create database {name}".encode())
+    dsn = own.dsn(name)
+    migrator.migrate(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("""select pgsched.define_task('bench', '{"a": 1}')""")
+    return dsn
+
+
+def fill(
+    connection: psycopg.Connection[Any], count: int, *, due_in: str = "0", priority: int = 0
+) -> None:
+    """Write *count* tasks at once."""
+    connection.execute(FILL, {"count": count, "due_in": due_in, "priority": priority})
+
+
+@contextlib.contextmanager
+def receiver(*options: str) -> Iterator[str]:
+    """A loopback receiver in another process; its base URL."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.receiver", "--port", "0", *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        yield f"http://127.0.0.1:{child.stdout.readline().strip()}"
+    finally:
+        child.terminate()
+        child.communicate()
+
+
+@contextlib.contextmanager
+def workers(dsn: str, url: str, count: int = 1, **environment: str) -> Iterator[list[int]]:
+    """Worker processes; their pids."""
+    settings = {"PGSCHED_DATABASE_URL": dsn, "PGSCHED_EXTERNAL_SYSTEM_URL": url}
+    settings |= {"PGSCHED_LOG_LEVEL": "WARNING"} | environment
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pgsched", "worker"], env={**os.environ, **settings}
+        )
+        for _ in range(count)
+    ]
+    try:
+        _wait_for_workers(dsn, count)
+        yield [child.pid for child in children]
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait(60)
+
+
+def _wait_for_workers(dsn: str, count: int) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        wait_until(connection, f"select count(*) >= {count} from pgsched.workers")
+
+
+def wait_until(connection: psycopg.Connection[Any], query: str) -> None:
+    """Poll until *query* is true, every 20 ms."""
+    for _ in range(6000):
+        row = connection.execute(query.encode()).fetchone()
+        if row and row[0]:
+            return
+        connection.execute("select pg_sleep(0.02)")
+    raise TimeoutError(query)
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def percentile(values: Iterable[float], percent: int) -> float:
+    """The *percent*-th percentile of at least two values."""
+    return statistics.quantiles(values, n=100)[percent - 1]
+
+
+def row(what: str, figure: str, bar: str = "") -> None:
+    """One line of the report."""
+    print(f"{what:<66} {figure:>24}   {bar}", flush=True)

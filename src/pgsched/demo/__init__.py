@@ -1,0 +1,1 @@
+"""`make demo`: everything at work on one machine, in about a minute."""

@@ -1,0 +1,251 @@
+"""Real worker processes: killed, stopped, asked to end, and started without a database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.receiver import Receiver, receiving
+from tests.waiting import eventually
+
+Connection = psycopg.Connection[Any]
+StartWorker = Callable[..., "WorkerProcess"]
+
+
+class WorkerProcess:
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pgsched", "worker"],
+                env={**os.environ, **environment},
+                stdout=out,
+                stderr=out,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait_until_ready(self) -> None:
+        eventually(lambda: "is ready" in self.log)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as it:
+        yield it
+
+
+@pytest.fixture
+def start_worker(dsn: str, receiver: Receiver, tmp_path: Path) -> Iterator[StartWorker]:
+    started: list[WorkerProcess] = []
+
+    def start(**environment: str) -> WorkerProcess:
+        defaults = {
+            "PGSCHED_DATABASE_URL": dsn,
+            "PGSCHED_EXTERNAL_SYSTEM_URL": receiver.url,
+            "PGSCHED_PUSH_SLOTS": "200",
+            "PGSCHED_SCHEDULE_SCAN_INTERVAL": "0.2",
+        }
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", defaults | environment)
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()
+
+
+@pytest.fixture
+def db(postgresql: Connection) -> Connection:
+    """The test's database, with a lease of 3 seconds in place of 30."""
+    postgresql.autocommit = True
+    postgresql.execute(
+        "create or replace function pgsched.lease_term() returns interval"
+        " language sql immutable return interval '3 seconds'"
+    )
+    postgresql.execute("select pgsched.define_task('job', p_retry_delay => '0')")
+    return postgresql
+
+
+def schedule(db: Connection, count: int) -> list[str]:
+    rows = db.execute(
+        "select pgsched.schedule_immediate('job')::text from generate_series(1, %s)", [count]
+    )
+    return [row[0] for row in rows]
+
+
+def statuses(db: Connection) -> dict[str, int]:
+    return dict(db.execute("select status, count(*) from pgsched.tasks group by 1").fetchall())
+
+
+def test_nothing_is_lost_when_a_worker_is_killed_with_200_in_flight(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    tasks = schedule(db, 200)
+    receiver.holds = lambda push: True
+    victim = start_worker()
+    receiver.wait_for(200)
+
+    victim.process.kill()
+    victim.process.wait()
+    receiver.holds = lambda push: False
+    heir = start_worker()
+
+    eventually(lambda: statuses(db) == {"DISPATCHED": 200})
+    assert {push.task_id for push in receiver.pushes} == set(tasks)
+    deliveries = [receiver.of(task) for task in tasks]
+    assert all(len(pushes) == 2 for pushes in deliveries)
+    assert all(a.headers["Idempotency-Key"] == b.headers["Idempotency-Key"] for a, b in deliveries)
+    heir.signal(signal.SIGTERM)
+    assert heir.process.wait(20) == 0
+
+
+def test_a_worker_stopped_past_its_lease_cannot_settle_what_another_took(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    [task] = schedule(db, 1)
+    receiver.holds = lambda push: True
+    sleeper = start_worker()
+    receiver.wait_for(1)
+    sleeper.signal(signal.SIGSTOP)
+    start_worker()
+    first, second = receiver.wait_for(2)
+
+    first.answer(503)
+    sleeper.signal(signal.SIGCONT)
+
+    def refused() -> bool:
+        query = "select count(*) = 1 from pgsched.task_events where event = 'SETTLE_REFUSED'"
+        return db.execute(query).fetchone() == (True,)
+
+    eventually(refused)
+    assert statuses(db) == {"SCHEDULED": 1}
+    second.answer(202)
+    eventually(lambda: statuses(db) == {"DISPATCHED": 1})
+    assert second.task_id == task
+
+
+def test_a_result_that_a_stopped_worker_brings_still_counts(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    schedule(db, 1)
+    receiver.holds = lambda push: True
+    sleeper = start_worker()
+    receiver.wait_for(1)
+    sleeper.signal(signal.SIGSTOP)
+    start_worker()
+    first, second = receiver.wait_for(2)
+
+    first.answer(200, status="SUCCESS", output_ref="s3://there")
+    sleeper.signal(signal.SIGCONT)
+
+    eventually(lambda: statuses(db) == {"SUCCESS": 1})
+    second.answer(202)
+    assert db.execute("select output_ref from pgsched.tasks").fetchone() == ("s3://there",)
+
+
+def test_sigterm_lets_pushes_end_and_gives_back_the_rest(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    schedule(db, 10)
+    receiver.holds = lambda push: True
+    worker = start_worker(PGSCHED_PUSH_SLOTS="4")
+    pushes = receiver.wait_for(4)
+    eventually(lambda: statuses(db).get("SCHEDULED", 0) >= 8)
+
+    worker.signal(signal.SIGTERM)
+    eventually(lambda: "stopping" in worker.log)
+    for push in pushes:
+        push.answer(202)
+
+    assert worker.process.wait(20) == 0
+    assert statuses(db) == {"DISPATCHED": 4, "PENDING": 6}
+    assert db.execute("select count(*) from pgsched.workers").fetchone() == (0,)
+
+
+def test_an_unreachable_system_defers_and_says_so(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    schedule(db, 1)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        start_worker(PGSCHED_EXTERNAL_SYSTEM_URL=url)
+        query = "select message from pgsched.task_events where event = 'DEFERRED'"
+        [message] = eventually(lambda: db.execute(query).fetchone())
+    assert "could not be reached" in message
+    row = db.execute("select retry_count, attempt from pgsched.tasks").fetchone()
+    assert row == (0, 1)
+
+
+def test_a_worker_waits_for_its_database(
+    receiver: Receiver, start_worker: StartWorker, db: Connection
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"postgresql://nobody:secret@127.0.0.1:{unused.getsockname()[1]}/none"
+        worker = start_worker(PGSCHED_DATABASE_URL=address)
+        eventually(lambda: worker.log.count("no database at") >= 2)
+    assert "secret" not in worker.log
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0
+
+
+def test_a_database_without_the_schema_is_an_error_that_says_what_to_do(
+    pg_server: Any, start_worker: StartWorker
+) -> None:
+    dsn = f"host={pg_server.host} port={pg_server.port} user={pg_server.user} dbname=postgres"
+    worker = start_worker(PGSCHED_DATABASE_URL=dsn)
+
+    assert worker.process.wait(20) == 1
+    assert "run `pgsched migrate`" in worker.log
+
+
+def test_an_outage_of_the_database_is_waited_out(
+    db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    worker.wait_until_ready()
+
+    db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name like 'pgsched%'"
+    )
+    schedule(db, 5)
+
+    eventually(lambda: statuses(db) == {"DISPATCHED": 5})
+
+
+def test_a_stranger_who_locks_one_task_stalls_no_other(
+    db: Connection, dsn: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    [locked, *_] = schedule(db, 20)
+    receiver.holds = lambda push: True
+    start_worker()
+    pushes = receiver.wait_for(20)
+    with psycopg.connect(dsn) as stranger:
+        stranger.execute("select from pgsched.scheduled_tasks where id = %s for update", [locked])
+        for push in pushes:
+            push.answer(202)
+        eventually(lambda: statuses(db) == {"DISPATCHED": 19, "SCHEDULED": 1})
+    eventually(lambda: statuses(db) == {"DISPATCHED": 20})
