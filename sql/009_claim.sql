@@ -37,7 +37,6 @@ create function pgsched.claim_due_tasks(
     delivery_count  integer,
     sequence        bigint,
     queue           text,
-    external_system text,
     hold_seconds    double precision,
     priority        smallint,
     execute_after   timestamptz,
@@ -46,7 +45,6 @@ create function pgsched.claim_due_tasks(
     definition_name text,
     content         jsonb,
     trace_id        uuid,
-    schedule_type   text,
     schedule_id     uuid,
     input_params    jsonb,
     schedule_config jsonb,
@@ -60,9 +58,11 @@ create function pgsched.claim_due_tasks(
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_now    timestamptz := pgsched.now();
-  v_queues text[] := pgsched.claimable_queues(p_queues);
-  v_ids    uuid[];
+  v_now      timestamptz := pgsched.now();
+  v_queues   text[] := pgsched.claimable_queues(p_queues);
+  v_ids      uuid[];
+  v_hold     interval;
+  v_sequence bigint;
 begin
   if p_limit is null or p_limit not between 1 and 10000 then
     raise exception sqlstate 'PS422' using
@@ -114,7 +114,12 @@ begin
     return;
   end if;
 
-  -- The hold outlasts the wait for a free slot, the request, and the settle.
+  -- The hold outlasts the wait for a free slot, the slowest request, and the
+  -- settle.  One number serves the batch: it only orders what is told about
+  -- one task.
+  v_hold     := (select max(s.request_timeout) from pgsched.external_systems as s) + interval '30 seconds';
+  v_sequence := nextval('pgsched.status_sequence');
+
   return query
     with claimed as (
       update pgsched.scheduled_tasks as t
@@ -122,17 +127,14 @@ begin
         status         = 'SCHEDULED',
         worker_id      = p_worker_id,
         delivery_count = t.delivery_count + 1,
-        deadline_at    = v_now + s.request_timeout + interval '30 seconds'
-      from pgsched.task_definitions as d, pgsched.queues as q, pgsched.external_systems as s
+        deadline_at    = v_now + v_hold
+      from pgsched.task_definitions as d
       where t.id = any (v_ids)
         and d.id = t.definition_id
-        and q.name = t.queue
-        and s.name = q.external_system
       returning
-        t.id, t.attempt, t.delivery_count, nextval('pgsched.status_sequence'),
-        t.queue, s.name, extract(epoch from t.deadline_at - v_now)::double precision, t.priority::smallint, t.execute_after, t.scheduled_time,
-        t.definition_id, d.name, d.content, t.trace_id, t.schedule_type::text, t.schedule_id,
-        t.input_params, t.schedule_config, t.round_index, t.retry_count
+        t.id, t.attempt, t.delivery_count, v_sequence, t.queue, extract(epoch from v_hold)::double precision,
+        t.priority::smallint, t.execute_after, t.scheduled_time, t.definition_id, d.name, d.content,
+        t.trace_id, t.schedule_id, t.input_params, t.schedule_config, t.round_index, t.retry_count
     )
     select c.*
     from claimed as c

@@ -102,12 +102,7 @@ begin
     for update skip locked
   );
 
-  select
-    array_agg(j.settlement) filter (where j.verdict = 'APPLY'),
-    array_agg(j.settlement) filter (where j.verdict = 'STALE'),
-    array_agg((j.settlement).task_id) filter (where j.verdict = 'LOCKED')
-  into v_apply, v_stale, v_waiting
-  from (
+  with judged as materialized (
     select
       s as settlement,
       pgsched.judge_settlement(s, t.status, t.attempt, t.delivery_count, s.task_id = any (v_ids)) as verdict
@@ -119,7 +114,13 @@ begin
       limit 1
     ) as t
       on true
-  ) as j;
+  )
+  select
+    array_agg(j.settlement) filter (where j.verdict = 'APPLY'),
+    array_agg(j.settlement) filter (where j.verdict = 'STALE'),
+    array_agg((j.settlement).task_id) filter (where j.verdict = 'LOCKED')
+  into v_apply, v_stale, v_waiting
+  from judged as j;
 
   perform pgsched.accept_tasks(v_apply, v_now);
   perform pgsched.return_tasks(v_apply, v_now);

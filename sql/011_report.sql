@@ -141,6 +141,47 @@ begin
     for update skip locked
   );
 
+  -- Materialized, so that each report is judged once and not once for every
+  -- use of its verdict.
+  with found as materialized (
+    select
+      r as report,
+      r.task_id,
+      coalesce(h.status, i.status)::text as status,
+      coalesce(h.attempt, i.attempt) as attempt,
+      coalesce(h.delivery_count, i.delivery_count) as delivery_count,
+      coalesce(h.lapsed_attempt, i.lapsed_attempt) as lapsed_attempt,
+      h.has_budget,
+      h.is_ours
+    from unnest(p_reports) as r
+    left join lateral (
+      select
+        t.status, t.attempt, t.delivery_count, t.lapsed_attempt, t.retry_count < t.max_retries as has_budget,
+        t.id = any (v_locked) as is_ours
+      from pgsched.scheduled_tasks as t
+      where t.id = r.task_id
+      limit 1
+    ) as h
+      on true
+    left join lateral (
+      select t.status, t.attempt, t.delivery_count, t.lapsed_attempt
+      from pgsched.task_instances as t
+      where t.id = r.task_id
+        and h.status is null
+      order by t.finished_at desc
+      limit 1
+    ) as i
+      on true
+  ),
+  judged as materialized (
+    select
+      f.*,
+      case
+        when not f.is_ours then 'LOCKED'
+        else pgsched.judge_report(f.report, f.status, f.attempt, f.delivery_count, f.lapsed_attempt)
+      end as verdict
+    from found as f
+  )
   select
     array_agg(j.report) filter (where j.verdict = 'RUN'),
     array_agg(
@@ -156,59 +197,21 @@ begin
       row(
         (j.report).report_index,
         j.task_id,
-        case
-          when j.verdict = 'RUN' then 'RUNNING'
-          when j.verdict = 'FINISH' then (j.report).status
-          when j.verdict = 'FAIL' and j.has_budget then 'PENDING'
-          when j.verdict = 'FAIL' then 'FAILED'
+        case j.verdict
+          when 'RUN' then 'RUNNING'
+          when 'FINISH' then (j.report).status
+          when 'FAIL' then case when j.has_budget then 'PENDING' else 'FAILED' end
           else j.status
         end,
-        case when j.is_refused then j.verdict end,
-        case when j.is_refused then pgsched.explain_refusal(j.verdict, j.report, j.status, j.attempt) end
+        case when j.verdict in ('PS404', 'PS409', 'PS422', 'LOCKED') then j.verdict end,
+        case
+          when j.verdict in ('PS404', 'PS409', 'PS422', 'LOCKED')
+          then pgsched.explain_refusal(j.verdict, j.report, j.status, j.attempt)
+        end
       )::pgsched.report_answer
     )
   into v_started, v_ends, v_failures, v_answers
-  from (
-    select
-      r as report,
-      r.task_id,
-      t.status,
-      t.attempt,
-      t.has_budget,
-      v.verdict,
-      v.verdict in ('PS404', 'PS409', 'PS422', 'LOCKED') as is_refused
-    from unnest(p_reports) as r
-    left join lateral (
-      select h.status, h.attempt, h.delivery_count, h.lapsed_attempt, h.retry_count < h.max_retries as has_budget, h.id = any (v_locked) as is_ours
-      from pgsched.scheduled_tasks as h
-      where h.id = r.task_id
-      limit 1
-    ) as h
-      on true
-    left join lateral (
-      select i.status, i.attempt, i.delivery_count, i.lapsed_attempt
-      from pgsched.task_instances as i
-      where i.id = r.task_id
-        and h.status is null
-      order by i.finished_at desc
-      limit 1
-    ) as i
-      on true
-    cross join lateral (
-      select
-        coalesce(h.status, i.status)::text as status,
-        coalesce(h.attempt, i.attempt) as attempt,
-        coalesce(h.delivery_count, i.delivery_count) as delivery_count,
-        coalesce(h.lapsed_attempt, i.lapsed_attempt) as lapsed_attempt,
-        h.has_budget
-    ) as t
-    cross join lateral (
-      select case
-        when not h.is_ours then 'LOCKED'
-        else pgsched.judge_report(r, t.status, t.attempt, t.delivery_count, t.lapsed_attempt)
-      end as verdict
-    ) as v
-  ) as j;
+  from judged as j;
 
   perform pgsched.start_tasks(v_started, v_now);
   perform pgsched.finish_tasks(v_ends, v_now);

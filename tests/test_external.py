@@ -31,7 +31,6 @@ TASK = ClaimedTask(
     delivery_count=5,
     sequence=8,
     queue="mail",
-    external_system="crm",
     hold_seconds=60,
     priority=2,
     execute_after=datetime(2026, 11, 23, 18, 5, tzinfo=UTC),
@@ -40,7 +39,6 @@ TASK = ClaimedTask(
     definition_name="send_invoice",
     content=orjson.Fragment(b'{"kind": "mail"}'),
     trace_id="01980000-0000-7000-8000-00000000000a",
-    schedule_type="CRON",
     schedule_id="01980000-0000-7000-8000-000000000004",
     input_params=orjson.Fragment(b'{"amount": 1.10, "big": 12345678901234567890123}'),
     schedule_config=None,
@@ -402,13 +400,11 @@ async def test_a_server_without_tls_is_unreachable_by_tls(
     assert answer.reply is Reply.UNREACHABLE
 
 
-async def test_a_handshake_that_never_ends_is_unreachable(
-    transport: httpx.AsyncBaseTransport,
-) -> None:
+async def test_a_handshake_that_never_ends_is_unreachable() -> None:
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with serving(say_nothing) as (url, _):
+    async with serving(say_nothing) as (url, _), Http1Transport() as transport:
         answer = await push(transport, system(url.replace("http:", "https:"), seconds=0.2))
     assert answer.reply is Reply.UNREACHABLE
 
@@ -462,7 +458,6 @@ async def test_a_refusal_is_an_answer_even_if_its_body_breaks_off(
 @pytest.mark.parametrize(
     ("start", "reply"),
     [
-        (b"", Reply.CUT),  # drips nonsense
         (b"HTTP/1.1 200 OK\r\nX: ", Reply.TIMED_OUT),
         (b"HTTP/1.1 200 OK\r\n\r\n", Reply.TIMED_OUT),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", Reply.TIMED_OUT),
@@ -475,7 +470,7 @@ async def test_a_slow_drip_takes_no_longer_than_the_request_may(start: bytes, re
         async with serving(dripping(start)) as (url, _), transport:
             answer = await push(transport, system(url, seconds=0.3))
         assert perf_counter() - began < 2
-        assert answer.reply is reply or (not start and answer.reply is Reply.TIMED_OUT)
+        assert answer.reply is reply
 
 
 async def test_of_a_long_answer_only_the_start_is_read(transport: httpx.AsyncBaseTransport) -> None:
@@ -570,19 +565,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if openssl is None:
         pytest.skip("no openssl here to make a certificate")
     pem = tmp_path_factory.mktemp("tls") / "server.pem"
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-        + ["-keyout", f"{pem}.key", "-out", pem],
-        check=True,
-        capture_output=True,
-    )
+    name = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    command = f"req -x509 -newkey rsa:2048 -nodes -days 2 {name} -keyout server.key -out {pem.name}"
+    subprocess.run([openssl, *command.split()], cwd=pem.parent, check=True, capture_output=True)
     return pem
 
 
 def tls_server(certificate: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, f"{certificate}.key")
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     return context
 
 
@@ -597,16 +588,16 @@ async def test_a_certificate_that_nobody_vouches_for_is_unreachable(
 
 async def test_a_certificate_for_another_name_is_unreachable(certificate: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
-    async with serving(answering(ACCEPTED), tls_server(certificate)) as (url, _):
-        async with Http1Transport(trusting) as transport:
-            answer = await push(transport, system(url.replace("127.0.0.1", "localhost")))
+    served = serving(answering(ACCEPTED), tls_server(certificate))
+    async with served as (url, _), Http1Transport(trusting) as transport:
+        answer = await push(transport, system(url.replace("127.0.0.1", "localhost")))
     assert answer.reply is Reply.UNREACHABLE
 
 
 async def test_a_push_over_tls(certificate: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
-    async with serving(answering(ACCEPTED), tls_server(certificate)) as (url, server):
-        async with Http1Transport(trusting) as transport:
-            for _ in range(3):
-                assert (await push(transport, system(url))).status_code == 202
+    served = serving(answering(ACCEPTED), tls_server(certificate))
+    async with served as (url, server), Http1Transport(trusting) as transport:
+        for _ in range(3):
+            assert (await push(transport, system(url))).status_code == 202
     assert server.connections == 1

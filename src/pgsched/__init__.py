@@ -1,1 +1,52 @@
 """pgsched: a durable task scheduler in your own Postgres."""
+
+from pgsched.cron import CronGenerator
+from pgsched.dispatcher import ScheduleDispatcher
+from pgsched.errors import (
+    ConfigError,
+    Conflict,
+    Invalid,
+    MigrationError,
+    NotFound,
+    PgschedError,
+    Unavailable,
+)
+from pgsched.external import ExternalSystemClient
+from pgsched.lifecycle import LifecycleService
+from pgsched.models import (
+    ReportAnswer,
+    ScheduledTask,
+    ScheduleType,
+    StatusReport,
+    TaskDefinition,
+    TaskInstance,
+    TaskStatus,
+)
+from pgsched.scanner import ScheduleScanner
+from pgsched.scheduler import SchedulerService
+from pgsched.settings import Settings, load_settings
+
+__all__ = [
+    "ConfigError",
+    "Conflict",
+    "CronGenerator",
+    "ExternalSystemClient",
+    "Invalid",
+    "LifecycleService",
+    "MigrationError",
+    "NotFound",
+    "PgschedError",
+    "ReportAnswer",
+    "ScheduleDispatcher",
+    "ScheduleScanner",
+    "ScheduleType",
+    "ScheduledTask",
+    "SchedulerService",
+    "Settings",
+    "StatusReport",
+    "TaskDefinition",
+    "TaskInstance",
+    "TaskStatus",
+    "Unavailable",
+    "load_settings",
+]

@@ -80,21 +80,24 @@ class _Row(NamedTuple):
 
 
 _V = Verdict
+_MISCONFIGURED = True
 
-# The answer table.  The first row that matches holds; `docs/http.md` explains it.
+# The answer table.  The first row that matches holds.
+# fmt: off
 _TABLE = (
-    # when                                callback mode   response mode
-    _Row({202}, _V.ACCEPTED, _V.ACCEPTED),
-    _Row(range(200, 300), _V.ACCEPTED, _V.SUCCEEDED),
-    _Row({409}, _V.ACCEPTED, _V.DEFERRED),
-    _Row({Reply.UNREACHABLE}, _V.DEFERRED, _V.DEFERRED),
-    _Row({408, 425, 429, 502, 503, 504}, _V.DEFERRED, _V.DEFERRED),
-    _Row({Reply.TIMED_OUT, Reply.CUT}, _V.DEFERRED, _V.RETRY_LAPSED),
-    _Row({501}, _V.REFUSED, _V.REFUSED),
-    _Row({401, 403, 404, 405, 407}, _V.DEFERRED, _V.DEFERRED, is_misconfigured=True),
-    _Row(range(300, 400), _V.DEFERRED, _V.DEFERRED, is_misconfigured=True),
-    _Row(range(400, 500), _V.REFUSED, _V.REFUSED),
+    #    what came back                    callback mode  response mode
+    _Row({202},                            _V.ACCEPTED,   _V.ACCEPTED),
+    _Row(range(200, 300),                  _V.ACCEPTED,   _V.SUCCEEDED),
+    _Row({409},                            _V.ACCEPTED,   _V.DEFERRED),  # it already has it
+    _Row({Reply.UNREACHABLE},              _V.DEFERRED,   _V.DEFERRED),
+    _Row({408, 425, 429, 502, 503, 504},   _V.DEFERRED,   _V.DEFERRED),
+    _Row({Reply.TIMED_OUT, Reply.CUT},     _V.DEFERRED,   _V.RETRY_LAPSED),
+    _Row({501},                            _V.REFUSED,    _V.REFUSED),
+    _Row({401, 403, 404, 405, 407},        _V.DEFERRED,   _V.DEFERRED, _MISCONFIGURED),
+    _Row(range(300, 400),                  _V.DEFERRED,   _V.DEFERRED, _MISCONFIGURED),
+    _Row(range(400, 500),                  _V.REFUSED,    _V.REFUSED),
 )
+# fmt: on
 # Other 5xx, and by RFC 9110 15 every status that is none.
 _SERVER_ERROR = _Row((), _V.RETRY_SAME, _V.RETRY)
 

@@ -55,7 +55,7 @@ class ScheduleDispatcher:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_closed = False
-        self._complaints: dict[str, str] = {}
+        self._complaints: dict[str, int | None] = {}
 
     @property
     def room(self) -> int:
@@ -95,14 +95,14 @@ class ScheduleDispatcher:
 
     async def _dispatch(self, held: _Held) -> None:
         task = held.task
-        system = self._targets.system(task.external_system)
+        system = self._targets.system_of(task.queue)
         if system is None or not self._can_push(held, system):
             self._settler.release(task)
             return
         answer = await self._client.push_task_status(system, task)
         outcome = outcome_of(answer, system.completion, task.delivery_count - 1)
         self._settler.settle(task, outcome)
-        self._complain(system, outcome)
+        self._complain(system, answer.status_code, outcome)
 
     def _can_push(self, held: _Held, system: ExternalSystem) -> bool:
         latest_end = monotonic() + system.request_timeout.total_seconds() + SETTLE_MARGIN
@@ -118,11 +118,12 @@ class ScheduleDispatcher:
         else:
             self._is_idle.set()
 
-    def _complain(self, system: ExternalSystem, outcome: Outcome) -> None:
+    def _complain(self, system: ExternalSystem, status: int | None, outcome: Outcome) -> None:
         """Say once what is wrong with a system, and once when it is right again."""
-        if outcome.is_misconfigured and self._complaints.get(system.name) != outcome.reason:
-            self._complaints[system.name] = outcome.reason
-            log.error("external system %s is misconfigured: %s", system.name, outcome.reason)
+        if outcome.is_misconfigured:
+            if self._complaints.get(system.name) != status:
+                self._complaints[system.name] = status
+                log.error("external system %s is misconfigured: %s", system.name, outcome.reason)
         elif system.name in self._complaints and outcome.delay is None:
             del self._complaints[system.name]
             log.info("external system %s takes tasks again", system.name)

@@ -131,8 +131,9 @@ def read_head(raw: bytes) -> Head:
     fields = _FIELD.findall(raw, line.end())
     named = {name.lower(): value.lower() for name, value in fields}
 
-    is_chunked = named.get(b"transfer-encoding", b"").endswith(b"chunked")
-    length = 0 if is_chunked or status < 200 or status in (204, 304) else _length(fields, named)
+    has_body = status >= 200 and status not in (204, 304)
+    is_chunked = has_body and named.get(b"transfer-encoding", b"").endswith(b"chunked")
+    length = _length(fields, named) if has_body and not is_chunked else 0
     is_last = length == _TO_THE_END or line[1] == b"0" or b"close" in named.get(b"connection", b"")
     return Head(status, fields, length, is_chunked, is_last)
 

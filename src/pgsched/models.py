@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # What jsonb holds.
 Json = Any
@@ -62,7 +62,6 @@ class ClaimedTask(NamedTuple):
     delivery_count: int
     sequence: int
     queue: str
-    external_system: str
     hold_seconds: float
     priority: int
     execute_after: datetime
@@ -71,7 +70,6 @@ class ClaimedTask(NamedTuple):
     definition_name: str
     content: Json
     trace_id: str
-    schedule_type: str
     schedule_id: str | None
     input_params: Json
     schedule_config: Json
@@ -191,3 +189,41 @@ class ReportAnswer(NamedTuple):
     status: str | None
     code: str | None
     message: str | None
+
+
+class StatusReport(BaseModel):
+    """
+    What an executor says about a task; `attempt` None is the current one.
+
+    Only the shape is checked here.  What is too long, too late or unheard of
+    is the database's to refuse, which leaves an event of it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task_id: UUID
+    status: Literal["RUNNING", "SUCCESS", "FAILED", "CANCELLED"]
+    attempt: int | None = Field(None, ge=1, le=2**31 - 1)
+    output_ref: str | None = None
+    error_msg: str | None = None
+    progress: Json = None
+    next_input: dict[str, Json] | None = None
+    stop_loop: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, given: Any) -> Any:
+        return without_nul(given)
+
+
+def without_nul(value: Any) -> Any:
+    """*value* without the NUL characters in its texts: Postgres stores none."""
+    match value:
+        case str():
+            return value.replace("\0", "")
+        case list():
+            return [without_nul(item) for item in value]
+        case dict():
+            return {without_nul(key): without_nul(item) for key, item in value.items()}
+        case _:
+            return value

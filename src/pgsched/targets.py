@@ -27,10 +27,11 @@ class Targets:
         self._read_at = float("-inf")
         self._silent: set[str] = set()
         self.queues: list[str] = []
-        self._systems: dict[str, ExternalSystem] = {}
+        self._systems: dict[str, ExternalSystem] = {}  # by queue
 
-    def system(self, name: str) -> ExternalSystem | None:
-        return self._systems.get(name)
+    def system_of(self, queue: str) -> ExternalSystem | None:
+        """Where tasks of *queue* go, if that is known."""
+        return self._systems.get(queue)
 
     async def refresh(self, max_age: float) -> None:
         """Read the table again if it is older than *max_age* seconds."""
@@ -38,16 +39,14 @@ class Targets:
             return
         rows = await self._database.dispatch_targets()
         self._read_at = monotonic()
-        self._systems = {
-            row.external_system: system for row in rows if (system := self._resolve(row))
-        }
+        self._systems = {row.queue: system for row in rows if (system := self._resolve(row))}
         self.queues = [row.queue for row in rows if self._is_ours(row)]
 
     def _is_ours(self, row: Target) -> bool:
         wanted = self._settings.queues
         if wanted is not None and row.queue not in wanted:
             return False
-        if row.external_system in self._systems:
+        if row.queue in self._systems:
             return True
         if row.queue not in self._silent:
             self._silent.add(row.queue)

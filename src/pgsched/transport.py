@@ -75,6 +75,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        for lookup in self._lookups.values():
+            lookup.cancel()
         for connection in self._busy.union(*self._idle.values()):
             connection.close()
         self._idle.clear()
@@ -187,4 +189,6 @@ def _head(request: httpx.Request) -> bytes:
     head = b"\r\n".join((*lines, b"", b""))
     if head.count(b"\n") != len(fields) + 2 or head.count(b"\r") != len(fields) + 2:
         raise httpx.LocalProtocolError("a header may not contain a line break")
+    if b"\r\nTransfer-Encoding:" in head:  # as httpx writes it
+        raise httpx.LocalProtocolError("a body is sent by its length, not in chunks")
     return head

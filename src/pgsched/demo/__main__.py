@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -22,6 +23,7 @@ from pgsched import migrator
 from pgsched.demo.processes import Processes, free_port
 from pgsched.devdb import DevServer, state_dir
 from pgsched.errors import PgschedError
+from pgsched.models import ScheduleType
 from pgsched.scheduler import SchedulerService
 
 API_KEY = "demo-key"
@@ -41,8 +43,10 @@ def main() -> None:
         console.print("[dim]starting an embedded Postgres …[/]")
         with server.shared() as running:
             is_well = _run(console, _create_database(running), running.root)
-    except (PgschedError, KeyboardInterrupt) as exc:
-        sys.exit(f"demo: {exc or 'interrupted'}")
+    except KeyboardInterrupt:
+        sys.exit("demo: interrupted")
+    except PgschedError as exc:
+        sys.exit(f"demo: {exc}")
     finally:
         server.remove()
     sys.exit(0 if is_well else 1)
@@ -64,6 +68,7 @@ def _run(console: Console, dsn: str, root: Path) -> bool:
         "PGSCHED_API_KEY": API_KEY,
         "PGSCHED_API_PORT": str(api),
         "PGSCHED_PUBLIC_URL": f"http://127.0.0.1:{api}",
+        "PGSCHED_PUSH_SLOTS": "8",  # few, so that there is something to lose
     }
     with Processes.running(root, environment) as processes:
         processes.start("api", "pgsched", "serve")
@@ -165,13 +170,16 @@ def _unfinished(counts: list[Any]) -> int:
 
 
 def _table(counts: list[Any], elapsed: float, note: str) -> Table:
-    table = Table(title=f"pgsched.tasks after {elapsed:.0f} s", caption=note or None)
-    table.add_column("type")
-    for state in STATES:
-        table.add_column(state, justify="right")
+    title = f"pgsched.tasks after {elapsed:.0f} s"
+    table = Table(title=title, caption=note or None, box=box.SIMPLE, padding=(0, 1, 0, 0))
     cells = {(row[0], row[1]): row[2] for row in counts}
-    for kind in ("IMMEDIATE", "DELAYED", "CRON", "LOOP", "INTERVAL_LOOP", "LOOP_ONCE"):
-        table.add_row(kind, *(str(cells.get((kind, state), "")) for state in STATES))
+    seen = {row[1] for row in counts}
+    states = [state for state in STATES if state != "CANCELLED" or state in seen]
+    table.add_column("type", min_width=13)
+    for state in states:
+        table.add_column(state.lower(), justify="right", min_width=len(state))
+    for kind in ScheduleType:
+        table.add_row(kind, *(str(cells.get((kind, state), "")) for state in states))
     return table
 
 
@@ -189,4 +197,7 @@ def _sum_up(console: Console, connection: psycopg.Connection[Any], elapsed: floa
         f"what failed on purpose, {lost} taken over from the killed worker."
     )
     kinds = {row[0] for row in counts}
-    return succeeded == total > 0 and len(kinds) == 6
+    return succeeded == total > 0 and kinds == set(ScheduleType)
+
+
+main()
