@@ -8,10 +8,6 @@ PGSCHED_TEST_NODE_RED=1 in the environment, or with `-m node_red`.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -23,25 +19,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.node_red.program import API_KEY, PUSH_KEY, running
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.node_red, pytest.mark.timeout(600)]
-
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "node-red"
-INSTALLED = ROOT / "build" / "node-red"
-API_KEY = "the key of the API"
-PUSH_KEY = "the key of the executor"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def opted_in(request: pytest.FixtureRequest) -> None:
-    asked = os.environ.get("PGSCHED_TEST_NODE_RED") == "1"
-    if not asked and "node_red" not in request.config.option.markexpr:
-        pytest.skip("set PGSCHED_TEST_NODE_RED=1 to test with Node-RED")
-    if not shutil.which("npm"):
-        pytest.skip("there is no npm")
 
 
 class ReportEndpoint(ThreadingHTTPServer):
@@ -83,61 +66,13 @@ def api() -> Iterator[ReportEndpoint]:
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def node_red_program() -> Path:
-    """Node-RED as the example pins it, installed once per checkout."""
-    wanted = json.loads((EXAMPLE / "package.json").read_bytes())["dependencies"]["node-red"]
-    package = INSTALLED / "node_modules" / "node-red" / "package.json"
-    if not package.exists() or json.loads(package.read_bytes())["version"] != wanted:
-        INSTALLED.mkdir(parents=True, exist_ok=True)
-        shutil.copy(EXAMPLE / "package.json", INSTALLED)
-        npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        cache = f"--cache={INSTALLED / 'cache'}"
-        subprocess.run([*npm, cache], cwd=INSTALLED, check=True)
-    return package.with_name("red.js")
-
-
 @pytest.fixture(scope="module")
 def node_red(
     node_red_program: Path, api: ReportEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The base URL of a running executor that reports to *api*."""
-    home = tmp_path_factory.mktemp("node-red")
-    port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "PORT": str(port),
-        "PGSCHED_PUBLIC_URL": api.url,
-        "PGSCHED_API_KEY": API_KEY,
-        "PGSCHED_EXTERNAL_SYSTEM_API_KEY": PUSH_KEY,
-    }
-    command: list[str | Path] = ["node", node_red_program, "--settings", EXAMPLE / "settings.js"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
-    try:
-        wait_until(lambda: answers(port) or process.poll() is not None, 60)
-        assert process.poll() is None, (home / "log").read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    """Whether the flow itself runs: the port is open some time before."""
-    try:
-        status = httpx.post(
-            f"http://127.0.0.1:{port}/api/tasks/status", trust_env=False
-        ).status_code
-    except httpx.TransportError:
-        return False
-    return status != 404
+    with running(node_red_program, tmp_path_factory.mktemp("node-red"), api.url) as url:
+        yield url
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
