@@ -58,9 +58,10 @@ def _enqueue_rate(connection: psycopg.Connection[Any], dsn: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "enqueue.sql"
         script.write_text(ENQUEUE)
-        pgbench = [find_bindir() / "pgbench", "-n", "-M", "prepared", "-f", script]
+        program = str(find_bindir() / "pgbench")
         load = ["-c", str(CLIENTS), "-j", "2", "-T", str(SECONDS)]
-        done = subprocess.run([*pgbench, *load, dsn], capture_output=True, text=True, check=True)
+        command = [program, "-n", "-M", "prepared", "-f", str(script), *load, dsn]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"tps = ([\d.]+)", done.stdout)
     assert found, done.stdout
     return float(found[1])

@@ -56,7 +56,7 @@ def _delayed(dsn: str) -> dict[str, float]:
             "select id::text, extract(epoch from scheduled_time)::float8"
             " from pgsched.tasks where schedule_type = 'DELAYED'"
         )
-        due = dict(rows.fetchall())
+        due: dict[str, float] = dict(rows.fetchall())
         bench.wait_until(
             connection,
             "select not exists (select from pgsched.tasks"

@@ -91,20 +91,6 @@ begin
     where t.id = any (v_ids)
     returning t.*
   ),
-  ended as materialized (
-    select
-      g.*,
-      e as ending,
-      case
-        when g.loop_id is not null
-          and g.next_task_id is null
-          and pgsched.has_next_round(g.schedule_config, g.round_index, e)
-        then pgsched.uuid7()
-      end as next_id
-    from gone as g
-    join unnest(p_ends) as e
-      on e.task_id = g.id
-  ),
   recorded as (
     insert into pgsched.task_instances (
       id, status, queue, priority, schedule_type, scheduled_time, execute_after, attempt, retry_count,
@@ -113,19 +99,29 @@ begin
       started_at, dispatched_at, cancelled_at, progress, output_ref, created_by, created_at, finished_at
     )
     select
-      f.id, (f.ending).status, f.queue, f.priority, f.schedule_type, f.scheduled_time, f.execute_after,
-      f.attempt, f.retry_count, f.max_retries, coalesce((f.ending).error_msg, f.error_msg), f.definition_id,
-      f.schedule_id, f.trace_id, f.loop_id, coalesce(f.next_id, f.next_task_id), f.round_index,
-      f.input_params, f.schedule_config, f.worker_id, f.delivery_count, f.lost_count, f.lapsed_attempt,
-      f.undelivered_since, f.started_at, f.dispatched_at,
-      case when (f.ending).status = 'CANCELLED' then p_now end,
-      f.progress, coalesce((f.ending).output_ref, f.output_ref), f.created_by, f.created_at, p_now
-    from ended as f
+      g.id, e.status, g.queue, g.priority, g.schedule_type, g.scheduled_time, g.execute_after, g.attempt,
+      g.retry_count, g.max_retries, coalesce(e.error_msg, g.error_msg), g.definition_id, g.schedule_id,
+      g.trace_id, g.loop_id,
+      case
+        when g.loop_id is not null
+          and g.next_task_id is null
+          and pgsched.has_next_round(g.schedule_config, g.round_index, e)
+        then pgsched.uuid7()
+        else g.next_task_id
+      end,
+      g.round_index, g.input_params, g.schedule_config, g.worker_id, g.delivery_count, g.lost_count,
+      g.lapsed_attempt, g.undelivered_since, g.started_at, g.dispatched_at,
+      case when e.status = 'CANCELLED' then p_now end,
+      g.progress, coalesce(e.output_ref, g.output_ref), g.created_by, g.created_at, p_now
+    from gone as g
+    join unnest(p_ends) as e
+      on e.task_id = g.id
+    returning next_task_id
   )
-  select array_agg(f.next_id)
+  select array_agg(r.next_task_id)
   into v_next
-  from ended as f
-  where f.next_id is not null;
+  from recorded as r
+  where r.next_task_id is not null;
 
   if v_next is not null then
     perform pgsched.begin_rounds(p_ends, v_next, p_now);
@@ -138,7 +134,8 @@ comment on function pgsched.finish_tasks(pgsched.task_end[], timestamptz) is
 
 -- Rounds keep their rhythm by counting from nominal times; a late one starts
 -- at once, and the next counts from there.  After a failure the pause of a
--- retry is kept at least.
+-- retry is kept at least.  The next round of one that an operator retried is
+-- there already, or has ended.
 create function pgsched.begin_rounds(p_ends pgsched.task_end[], p_next_ids uuid[], p_now timestamptz)
   returns void
   language plpgsql
@@ -171,7 +168,9 @@ begin
   ) as n
   where i.id = any (array(select x.task_id from unnest(p_ends) as x))
     and i.finished_at = p_now
-    and i.next_task_id = any (p_next_ids);
+    and i.next_task_id = any (p_next_ids)
+    and not exists (select from pgsched.scheduled_tasks as t where t.id = i.next_task_id)
+    and not exists (select from pgsched.task_instances as t where t.id = i.next_task_id);
 end;
 $$;
 

@@ -10,7 +10,7 @@
 -- report_statuses() is for many: it waits for nobody, raises nothing, and
 -- answers each report by a code; 'LOCKED' means: say it again.
 --
--- Adds   report, report_answer, is_well_formed(), judge_report(), explain_refusal(), apply_reports(),
+-- Adds   report, task_state, report_answer, is_well_formed(), judge_report(), explain_refusal(), apply_reports(),
 --        start_tasks(), record_refusals(), report_statuses(), report_status()
 -- Locks  nothing
 -- Undo   drop the above
@@ -33,6 +33,18 @@ create type pgsched.report as (
 
 comment on type pgsched.report is
   'What an executor says about one task.';
+
+create type pgsched.task_state as (
+  task_id        uuid,
+  status         text,
+  attempt        integer,
+  delivery_count integer,
+  lapsed_attempt integer,
+  has_budget     boolean
+);
+
+comment on type pgsched.task_state is
+  'What a report is judged by.';
 
 create type pgsched.report_answer as (
   report_index integer,
@@ -128,75 +140,73 @@ create function pgsched.apply_reports(p_reports pgsched.report[])
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_locked   uuid[];
+  v_locked   pgsched.task_state[];
   v_started  pgsched.report[];
   v_ends     pgsched.task_end[];
   v_failures pgsched.failed_attempt[];
   v_answers  pgsched.report_answer[];
 begin
   v_locked := array(
-    select t.id
+    select row(
+      t.id, t.status, t.attempt, t.delivery_count, t.lapsed_attempt, t.retry_count < t.max_retries
+    )::pgsched.task_state
     from pgsched.scheduled_tasks as t
     where t.id = any (array(select r.task_id from unnest(p_reports) as r))
     for update skip locked
   );
 
-  -- Materialized, so that each report is judged once and not once for every
-  -- use of its verdict.
-  with found as materialized (
+  -- What is not locked is in the record, or locked by somebody else, or does
+  -- not exist.  Materialized, so that a report is judged once and not once for
+  -- every use of its verdict.
+  with judged as materialized (
     select
       r as report,
-      r.task_id,
-      coalesce(h.status, i.status)::text as status,
-      coalesce(h.attempt, i.attempt) as attempt,
-      coalesce(h.delivery_count, i.delivery_count) as delivery_count,
-      coalesce(h.lapsed_attempt, i.lapsed_attempt) as lapsed_attempt,
-      h.has_budget,
-      h.is_ours
+      s.status,
+      s.attempt,
+      s.has_budget,
+      case
+        when s.status = 'LOCKED' then 'LOCKED'
+        else pgsched.judge_report(r, s.status, s.attempt, s.delivery_count, s.lapsed_attempt)
+      end as verdict
     from unnest(p_reports) as r
+    left join unnest(v_locked) as l
+      on l.task_id = r.task_id
     left join lateral (
-      select
-        t.status, t.attempt, t.delivery_count, t.lapsed_attempt, t.retry_count < t.max_retries as has_budget,
-        t.id = any (v_locked) as is_ours
+      select l.status, l.attempt, l.delivery_count, l.lapsed_attempt, l.has_budget
+      where l.task_id is not null
+      union all
+      (
+        select i.status, i.attempt, i.delivery_count, i.lapsed_attempt, false
+        from pgsched.task_instances as i
+        where i.id = r.task_id
+          and l.task_id is null
+        order by i.finished_at desc
+        limit 1
+      )
+      union all
+      select 'LOCKED', t.attempt, t.delivery_count, t.lapsed_attempt, false
       from pgsched.scheduled_tasks as t
       where t.id = r.task_id
+        and l.task_id is null
       limit 1
-    ) as h
+    ) as s
       on true
-    left join lateral (
-      select t.status, t.attempt, t.delivery_count, t.lapsed_attempt
-      from pgsched.task_instances as t
-      where t.id = r.task_id
-        and h.status is null
-      order by t.finished_at desc
-      limit 1
-    ) as i
-      on true
-  ),
-  judged as materialized (
-    select
-      f.*,
-      case
-        when not f.is_ours then 'LOCKED'
-        else pgsched.judge_report(f.report, f.status, f.attempt, f.delivery_count, f.lapsed_attempt)
-      end as verdict
-    from found as f
   )
   select
     array_agg(j.report) filter (where j.verdict = 'RUN'),
     array_agg(
       row(
-        j.task_id, (j.report).status, left((j.report).error_msg, 8192), (j.report).output_ref,
+        (j.report).task_id, (j.report).status, left((j.report).error_msg, 8192), (j.report).output_ref,
         (j.report).next_input, (j.report).stop_loop
       )::pgsched.task_end
     ) filter (where j.verdict = 'FINISH'),
     array_agg(
-      row(j.task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false)::pgsched.failed_attempt
+      row((j.report).task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false)::pgsched.failed_attempt
     ) filter (where j.verdict = 'FAIL'),
     array_agg(
       row(
         (j.report).report_index,
-        j.task_id,
+        (j.report).task_id,
         case j.verdict
           when 'RUN' then 'RUNNING'
           when 'FINISH' then (j.report).status

@@ -65,7 +65,8 @@ class Lease:
         while True:
             await asyncio.sleep(self._interval if self.is_live else min(self._interval, 1.0))
             try:
-                await asyncio.wait_for(self._renew(monotonic()), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await self._renew(monotonic())
             except NotFound:
                 log.warning("worker %s was forgotten; it registers again", self.worker_id)
                 self._until = 0.0

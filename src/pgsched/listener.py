@@ -53,7 +53,8 @@ class Listener:
             while True:
                 async for _ in connection.notifies(timeout=CHECK_INTERVAL, stop_after=1):
                     self._wake()
-                await asyncio.wait_for(self._check(connection), CHECK_INTERVAL)
+                async with asyncio.timeout(CHECK_INTERVAL):
+                    await self._check(connection)
 
     async def _check(self, connection: psycopg.AsyncConnection) -> None:
         cursor = await connection.execute("select pg_listening_channels()")

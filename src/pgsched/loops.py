@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from pgsched.errors import PgschedError
 
@@ -27,6 +27,19 @@ async def forever(step: Callable[[], Awaitable[float]]) -> None:
             log.exception("%s failed; it goes on", step.__name__.strip("_"))
             seconds = PAUSE
         await asyncio.sleep(seconds)
+
+
+async def end(loops: Iterable[asyncio.Task[None]]) -> None:
+    """
+    Cancel *loops* and wait until they have ended.
+
+    Again and again: `asyncio.wait_for()` of Python 3.11 loses a cancellation
+    that meets a result, and libraries use it.
+    """
+    while left := {loop for loop in loops if not loop.done()}:
+        for loop in left:
+            loop.cancel()
+        await asyncio.wait(left, timeout=1.0)
 
 
 def jittered(seconds: float) -> float:

@@ -12,7 +12,7 @@ from typing import Protocol
 from pgsched.cursors import Cursors
 from pgsched.db import Database
 from pgsched.lease import Lease
-from pgsched.loops import forever, wait
+from pgsched.loops import end, forever, wait
 from pgsched.models import ClaimedTask, Json
 from pgsched.targets import Targets
 
@@ -79,9 +79,7 @@ class ScheduleScanner:
 
     async def stop(self) -> None:
         """Claim nothing more; what was claimed is the dispatcher's."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end(self._loops)
 
     async def _scan(self) -> float:
         await self._dispatcher.wait_for_room()
@@ -101,7 +99,7 @@ class ScheduleScanner:
 
     async def scan_and_dispatch_immediate(self, limit: int) -> int:
         """Claim up to *limit* tasks that are due now and hand them on; how many there were."""
-        await self._targets.refresh(self._interval)
+        await self._targets.refresh()
         found = 0
         for queues in self._turns():
             epoch = self._cursors.epoch

@@ -12,6 +12,9 @@ from pgsched.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# A change in the database takes effect after so many seconds.
+MAX_AGE = 1.0
+
 
 class Targets:
     """
@@ -33,9 +36,9 @@ class Targets:
         """Where tasks of *queue* go, if that is known."""
         return self._systems.get(queue)
 
-    async def refresh(self, max_age: float) -> None:
-        """Read the table again if it is older than *max_age* seconds."""
-        if monotonic() - self._read_at < max_age:
+    async def refresh(self) -> None:
+        """Read the table again if it is too old."""
+        if monotonic() - self._read_at < MAX_AGE:
             return
         rows = await self._database.dispatch_targets()
         self._read_at = monotonic()

@@ -19,7 +19,7 @@ from pgsched.errors import PgschedError
 from pgsched.external import ExternalSystemClient, make_transport
 from pgsched.lease import Lease
 from pgsched.listener import Listener
-from pgsched.loops import forever, jittered
+from pgsched.loops import end, forever, jittered
 from pgsched.scanner import ScheduleScanner
 from pgsched.settings import Settings, masked_dsn
 from pgsched.settler import Settler
@@ -112,9 +112,7 @@ class Worker:
 
     async def _abandon(self) -> None:
         await self._scanner.stop()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end(self._loops)
         await self._transport.aclose()
         await self._database.close()
         await self._heart.close()
