@@ -198,8 +198,9 @@ create function pgsched.define_external_system(
   p_delivery_timeout interval default '24 hours'
 )
   returns void
-  language sql
-begin atomic
+  language plpgsql
+as $$
+begin
   insert into pgsched.external_systems as s
     (name, base_url, api_key_env, completion, request_timeout, delivery_timeout)
   values
@@ -211,7 +212,13 @@ begin atomic
     completion       = excluded.completion,
     request_timeout  = excluded.request_timeout,
     delivery_timeout = excluded.delivery_timeout;
+exception
+  when check_violation or not_null_violation then
+    raise exception sqlstate 'PS422' using
+      message = format('define_external_system(%L): %s', p_name, sqlerrm),
+      hint = 'See the comments on the columns of pgsched.external_systems for the ranges.';
 end;
+$$;
 
 comment on function pgsched.define_external_system(text, text, text, text, interval, interval) is
   'Create an external system, or change the one of that name.';
@@ -234,6 +241,10 @@ begin
   values (p_name, p_external_system)
   on conflict (name) do update
   set external_system = excluded.external_system;
+exception
+  when check_violation or not_null_violation then
+    raise exception sqlstate 'PS422' using
+      message = format('p_name must have 1 to 100 of the characters A-Z a-z 0-9 _ . : -, not %L', p_name);
 end;
 $$;
 
@@ -423,6 +434,9 @@ begin
 
   perform pgsched.check_priority(p_priority);
   perform pgsched.check_queue(p_queue);
+  perform pgsched.check_payload('p_input_params', p_input_params);
+  perform pgsched.check_payload('p_schedule_config', p_schedule_config);
+  perform pgsched.check_payload('p_loop_config', p_loop_config);
   perform pgsched.check_loop_config(p_loop_config);
 
   insert into pgsched.task_definitions as d (

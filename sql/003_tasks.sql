@@ -118,7 +118,7 @@ comment on column pgsched.scheduled_tasks.next_task_id is 'The round that follow
 comment on column pgsched.scheduled_tasks.round_index is 'The round of the loop, from 0.';
 comment on column pgsched.scheduled_tasks.input_params is 'What the task is given; a JSON object of up to 256 KiB.';
 comment on column pgsched.scheduled_tasks.schedule_config is 'Options of this run; of a loop: max_rounds, loop_interval (seconds), interval_from, on_failure.';
-comment on column pgsched.scheduled_tasks.worker_id is 'The worker that claimed it last.';
+comment on column pgsched.scheduled_tasks.worker_id is 'The worker that claimed it last; null again when that worker has given it back.';
 comment on column pgsched.scheduled_tasks.delivery_count is 'How often it was claimed; never reset.  Fences the worker''s settle.';
 comment on column pgsched.scheduled_tasks.lost_count is 'Claims in a row that came to nothing by a lost lease or a hung worker; at 10 the task is FAILED.';
 comment on column pgsched.scheduled_tasks.lapsed_attempt is 'The first attempt that ended unanswered; a SUCCESS of it or a later one still counts.';

@@ -100,6 +100,10 @@ create function pgsched.is_unfinished(p_task_id uuid)
   returns boolean
   language sql
   stable
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
 begin atomic
   select exists (select from pgsched.scheduled_tasks as t where t.id = p_task_id)
     or exists (select from pgsched.scheduled_tasks as t where t.loop_id = p_task_id);
@@ -333,6 +337,10 @@ begin
       message = format('p_cron_expression must have five fields, six with seconds first, or be @hourly or its like, not %L', p_cron_expression);
   end if;
 
+  if p_timezone is null then
+    raise exception sqlstate 'PS422' using message = 'p_timezone must be an IANA zone such as Europe/Paris, not null';
+  end if;
+
   perform pgsched.now() at time zone p_timezone;
 exception
   when invalid_parameter_value then
@@ -361,6 +369,10 @@ declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
   v_id         uuid;
 begin
+  if p_name = '' then
+    raise exception sqlstate 'PS422' using message = 'p_name must not be empty';
+  end if;
+
   perform pgsched.check_cron(p_cron_expression, p_timezone);
   perform pgsched.check_payload('p_input_params', p_input_params);
   perform pgsched.check_payload('p_schedule_config', p_schedule_config);
@@ -385,7 +397,7 @@ begin
     schedule_config = excluded.schedule_config,
     queue           = excluded.queue,
     priority        = excluded.priority,
-    is_active       = true
+    is_active       = s.is_active or (s.cron_expr, s.timezone) <> (excluded.cron_expr, excluded.timezone)
   returning s.id into v_id;
 
   return v_id;
@@ -393,6 +405,6 @@ end;
 $$;
 
 comment on function pgsched.schedule_cron(text, text, jsonb, text, text, integer, text, jsonb) is
-  'Create a schedule, or change the one of that name (default: the definition''s).  The same again changes nothing.  Returns the schedule''s id.';
+  'Create a schedule, or change the one of that name (default: the definition''s).  The same again changes nothing; a new time switches it on.  Returns the schedule''s id.';
 
 commit;

@@ -32,7 +32,10 @@ create type pgsched.failed_attempt as (
   task_id     uuid,
   error_msg   text,
   new_attempt boolean,
-  lapsed      boolean
+  lapsed      boolean,
+  output_ref  text,
+  next_input  jsonb,
+  stop_loop   boolean
 );
 
 comment on type pgsched.failed_attempt is
@@ -41,6 +44,10 @@ comment on type pgsched.failed_attempt is
 create function pgsched.record_events(p_task_ids uuid[], p_event text, p_message text, p_now timestamptz)
   returns void
   language sql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
 begin atomic
   insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
   select p_now, t.id, p_event, t.attempt, t.delivery_count, p_message
@@ -77,6 +84,7 @@ create function pgsched.finish_tasks(p_ends pgsched.task_end[], p_now timestampt
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
+  set enable_nestloop = off
 as $$
 declare
   v_ids  uuid[] := array(select e.task_id from unnest(p_ends) as e);
@@ -156,21 +164,23 @@ begin
   from unnest(p_ends) as e
   join pgsched.task_instances as i
     on i.id = e.task_id
-  join pgsched.task_definitions as d
-    on d.id = i.definition_id
   cross join lateral (
     select greatest(
       p_now,
       case i.schedule_config ->> 'interval_from' when 'end' then p_now else i.scheduled_time end
         + coalesce((i.schedule_config ->> 'loop_interval')::double precision, 0) * interval '1 second',
-      case i.status when 'FAILED' then p_now + d.retry_delay end
+      case i.status when 'FAILED' then p_now + (
+        select d.retry_delay
+        from pgsched.task_definitions as d
+        where d.id = i.definition_id
+      ) end
     ) as at
   ) as n
   where i.id = any (array(select x.task_id from unnest(p_ends) as x))
     and i.finished_at = p_now
     and i.next_task_id = any (p_next_ids)
-    and not exists (select from pgsched.scheduled_tasks as t where t.id = i.next_task_id)
-    and not exists (select from pgsched.task_instances as t where t.id = i.next_task_id);
+    and (select t.id from pgsched.scheduled_tasks as t where t.id = i.next_task_id) is null
+    and (select t.id from pgsched.task_instances as t where t.id = i.next_task_id) is null;
 end;
 $$;
 
@@ -198,6 +208,7 @@ create function pgsched.fail_attempts(p_failures pgsched.failed_attempt[], p_now
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
+  set enable_nestloop = off
 as $$
 declare
   v_ids  uuid[] := array(select f.task_id from unnest(p_failures) as f);
@@ -209,7 +220,7 @@ begin
   end if;
 
   v_ends := array(
-    select row(t.id, 'FAILED', f.error_msg, null, null, null)::pgsched.task_end
+    select row(t.id, 'FAILED', f.error_msg, f.output_ref, f.next_input, f.stop_loop)::pgsched.task_end
     from pgsched.scheduled_tasks as t
     join unnest(p_failures) as f
       on f.task_id = t.id
@@ -226,17 +237,21 @@ begin
       attempt           = t.attempt + f.new_attempt::integer,
       retry_count       = t.retry_count + 1,
       lapsed_attempt    = case when f.lapsed then coalesce(t.lapsed_attempt, t.attempt) else t.lapsed_attempt end,
-      execute_after     = p_now + pgsched.retry_pause(d.retry_delay, d.retry_backoff, t.retry_count),
+      execute_after     = p_now + (
+        select pgsched.retry_pause(d.retry_delay, d.retry_backoff, t.retry_count)
+        from pgsched.task_definitions as d
+        where d.id = t.definition_id
+      ),
       error_msg         = f.error_msg,
+      worker_id         = null,
       undelivered_since = null,
       started_at        = null,
       dispatched_at     = null,
       deadline_at       = null,
       progress          = null
-    from unnest(p_failures) as f, pgsched.task_definitions as d
+    from unnest(p_failures) as f
     where t.id = any (v_ids)
       and f.task_id = t.id
-      and d.id = t.definition_id
     returning t.id, t.attempt, t.delivery_count, t.execute_after, f.error_msg
   ),
   noted as (

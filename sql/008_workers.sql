@@ -106,6 +106,10 @@ comment on function pgsched.heartbeat(uuid) is
 create function pgsched.lock_tasks_of(p_worker_ids uuid[])
   returns uuid[]
   language sql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
 begin atomic
   select coalesce(array_agg(held.id), '{}')
   from (

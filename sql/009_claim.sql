@@ -114,10 +114,16 @@ begin
     return;
   end if;
 
-  -- The hold outlasts the wait for a free slot, the slowest request, and the
-  -- settle.  One number serves the batch: it only orders what is told about
+  -- The hold outlasts the wait for a free slot, the slowest request of these
+  -- queues, and the settle.  One number serves the batch: it only orders what is told about
   -- one task.
-  v_hold     := (select max(s.request_timeout) from pgsched.external_systems as s) + interval '30 seconds';
+  v_hold     := interval '30 seconds' + (
+    select max(s.request_timeout)
+    from pgsched.queues as q
+    join pgsched.external_systems as s
+      on s.name = q.external_system
+    where q.name = any (v_queues)
+  );
   v_sequence := nextval('pgsched.status_sequence');
 
   return query

@@ -40,12 +40,15 @@ comment on type pgsched.settlement is
   'How one push ended.';
 
 -- What a settlement comes to, given the task as it is now: 'APPLY', or why
--- not.  The rows of this function are those of docs/state_machine.md.
+-- not.  The rows of this function are those of docs/state_machine.md.  A
+-- PENDING task with a worker was taken from it, and its push may have arrived
+-- all the same; the worker that gave one back itself has no more to say.
 create function pgsched.judge_settlement(
   p_settlement     pgsched.settlement,
   p_status         text,
   p_attempt        integer,
   p_delivery_count integer,
+  p_worker_id      uuid,
   p_is_locked      boolean
 )
   returns text
@@ -55,13 +58,13 @@ create function pgsched.judge_settlement(
     when p_status is null then 'FINISHED'
     when not p_is_locked then 'LOCKED'
     when p_settlement.outcome = 'ACCEPTED' and p_status in ('DISPATCHED', 'RUNNING') then 'KNOWN'
-    when (p_attempt, p_delivery_count) <> (p_settlement.attempt, p_settlement.delivery_count) then 'STALE'
+    when (p_attempt, p_delivery_count) is distinct from (p_settlement.attempt, p_settlement.delivery_count) then 'STALE'
     when p_status = 'SCHEDULED' then 'APPLY'
-    when p_settlement.outcome = 'ACCEPTED' and p_status = 'PENDING' and p_delivery_count > 0 then 'APPLY'
+    when p_settlement.outcome = 'ACCEPTED' and p_status = 'PENDING' and p_worker_id is not null then 'APPLY'
     else 'STALE'
   end;
 
-comment on function pgsched.judge_settlement(pgsched.settlement, text, integer, integer, boolean) is
+comment on function pgsched.judge_settlement(pgsched.settlement, text, integer, integer, uuid, boolean) is
   'APPLY, KNOWN (nothing to do), FINISHED (nothing to do), STALE (refused) or LOCKED (say it again).';
 
 create function pgsched.settle_tasks(p_settlements jsonb)
@@ -80,6 +83,10 @@ declare
   v_waiting uuid[];
   v_ids     uuid[];
 begin
+  if jsonb_typeof(p_settlements) is distinct from 'array' then
+    raise exception sqlstate 'PS422' using message = 'p_settlements must be a JSON array of settlements';
+  end if;
+
   v_all := array(
     select s::pgsched.settlement
     from jsonb_populate_recordset(null::pgsched.settlement, p_settlements) as s
@@ -95,6 +102,12 @@ begin
       message = 'outcome must be ACCEPTED, DEFERRED, RELEASED, RETRY, RETRY_SAME, RETRY_LAPSED or REFUSED';
   end if;
 
+  -- Said twice, it counts once.
+  v_all := array(
+    select distinct on (s.task_id, s.attempt, s.delivery_count) s
+    from unnest(v_all) as s
+  );
+
   v_ids := array(
     select t.id
     from pgsched.scheduled_tasks as t
@@ -105,10 +118,10 @@ begin
   with judged as materialized (
     select
       s as settlement,
-      pgsched.judge_settlement(s, t.status, t.attempt, t.delivery_count, s.task_id = any (v_ids)) as verdict
+      pgsched.judge_settlement(s, t.status, t.attempt, t.delivery_count, t.worker_id, s.task_id = any (v_ids)) as verdict
     from unnest(v_all) as s
     left join lateral (
-      select h.status, h.attempt, h.delivery_count
+      select h.status, h.attempt, h.delivery_count, h.worker_id
       from pgsched.scheduled_tasks as h
       where h.id = s.task_id
       limit 1
@@ -126,7 +139,7 @@ begin
   perform pgsched.return_tasks(v_apply, v_now);
   perform pgsched.fail_attempts(
     array(
-      select row(s.task_id, s.error_msg, s.outcome <> 'RETRY_SAME', s.outcome = 'RETRY_LAPSED')::pgsched.failed_attempt
+      select row(s.task_id, s.error_msg, s.outcome <> 'RETRY_SAME', s.outcome = 'RETRY_LAPSED', null, null, null)::pgsched.failed_attempt
       from unnest(v_apply) as s
       where s.outcome in ('RETRY', 'RETRY_SAME', 'RETRY_LAPSED')
     ),
@@ -201,6 +214,7 @@ create function pgsched.return_tasks(p_settlements pgsched.settlement[], p_now t
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
+  set enable_nestloop = off
 as $$
 declare
   v_ids uuid[] := array(
@@ -244,13 +258,21 @@ begin
     status            = 'PENDING',
     execute_after     = p_now + coalesce(greatest(s.delay, interval '0'), interval '0'),
     deadline_at       = null,
+    worker_id         = case when s.outcome = 'RELEASED' then t.worker_id end,
     error_msg         = coalesce(s.error_msg, t.error_msg),
     undelivered_since = case when s.outcome = 'DEFERRED' then coalesce(t.undelivered_since, p_now) else t.undelivered_since end
   from unnest(p_settlements) as s
   where t.id = any (v_ids)
     and s.task_id = t.id;
 
-  perform pgsched.wake();
+  if exists (
+    select
+    from unnest(p_settlements) as s
+    where s.outcome in ('DEFERRED', 'RELEASED')
+      and coalesce(s.delay, interval '0') <= interval '60 seconds'
+  ) then
+    perform pgsched.wake();
+  end if;
 end;
 $$;
 
@@ -302,7 +324,7 @@ begin
 
   perform pgsched.fail_attempts(
     array(
-      select row(t.id, format('no report until its deadline at %s', t.deadline_at), true, true)::pgsched.failed_attempt
+      select row(t.id, format('no report until its deadline at %s', t.deadline_at), true, true, null, null, null)::pgsched.failed_attempt
       from pgsched.scheduled_tasks as t
       where t.id = any (v_ids)
         and t.status <> 'SCHEDULED'

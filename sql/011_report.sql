@@ -137,6 +137,7 @@ create function pgsched.apply_reports(p_reports pgsched.report[])
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
+  set enable_nestloop = off
 as $$
 declare
   v_now      timestamptz := pgsched.now();
@@ -201,7 +202,10 @@ begin
       )::pgsched.task_end
     ) filter (where j.verdict = 'FINISH'),
     array_agg(
-      row((j.report).task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false)::pgsched.failed_attempt
+      row(
+        (j.report).task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false,
+        (j.report).output_ref, (j.report).next_input, (j.report).stop_loop
+      )::pgsched.failed_attempt
     ) filter (where j.verdict = 'FAIL'),
     array_agg(
       row(
@@ -242,6 +246,7 @@ create function pgsched.start_tasks(p_reports pgsched.report[], p_now timestampt
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
+  set enable_nestloop = off
 as $$
 begin
   if p_reports is null then
@@ -252,14 +257,13 @@ begin
   set
     status            = 'RUNNING',
     started_at        = coalesce(t.started_at, p_now),
-    deadline_at       = p_now + d.timeout,
+    deadline_at       = p_now + (select d.timeout from pgsched.task_definitions as d where d.id = t.definition_id),
     progress          = coalesce(r.progress, t.progress),
     lost_count        = 0,
     undelivered_since = null
-  from unnest(p_reports) as r, pgsched.task_definitions as d
+  from unnest(p_reports) as r
   where t.id = any (array(select x.task_id from unnest(p_reports) as x))
-    and r.task_id = t.id
-    and d.id = t.definition_id;
+    and r.task_id = t.id;
 end;
 $$;
 

@@ -99,6 +99,7 @@ create function pgsched.retry_task(p_task_id uuid)
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
+  set lock_timeout = '5s'
   set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -134,6 +135,11 @@ begin
   perform pgsched.record_events(array[p_task_id], 'OPERATOR_RETRY', 'was ' || v_task.status, v_now);
 
   return 'PENDING';
+exception
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('task %s is locked by another session', p_task_id),
+      hint = 'Try again; pg_locks and pg_stat_activity tell who holds it.';
 end;
 $$;
 

@@ -67,6 +67,10 @@ declare
   v_advanced uuid[];
   v_count    integer;
 begin
+  if jsonb_typeof(p_ticks) is distinct from 'array' then
+    raise exception sqlstate 'PS422' using message = 'p_ticks must be a JSON array of ticks';
+  end if;
+
   v_locked := array(
     select s.id
     from pgsched.schedules as s
@@ -80,7 +84,7 @@ begin
   with ticks as (
     select t.*
     from jsonb_to_recordset(p_ticks) as t (
-      schedule_id uuid, expected timestamptz, next_run_at timestamptz, error_msg text
+      schedule_id uuid, expected timestamptz, next_run_at timestamptz, error_msg text, changed_at timestamptz
     )
   ),
   advanced as (
@@ -96,6 +100,7 @@ begin
       and s.id = t.schedule_id
       and s.is_active
       and s.next_run_at is not distinct from t.expected
+      and (t.changed_at is null or s.changed_at = t.changed_at)
     returning s.id
   )
   select coalesce(array_agg(a.id), '{}')
@@ -146,6 +151,6 @@ end;
 $$;
 
 comment on function pgsched.fire_schedules(jsonb) is
-  'Fire and advance: [{"schedule_id", "expected" (the next_run_at it was computed from; null: first time), "next_run_at", "error_msg" (switches it off)}, …].  Returns how many tasks were made.';
+  'Fire and advance: [{"schedule_id", "expected" (the next_run_at it was computed from; null: first time), "changed_at" (of the schedule as it was read), "next_run_at", "error_msg" (switches it off)}, …].  Returns how many tasks were made.';
 
 commit;

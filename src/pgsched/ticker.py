@@ -51,7 +51,11 @@ def advance(schedule: DueSchedule) -> dict[str, Json]:
     goes on from now, so an outage is followed by one run and not by many.
     """
     base = schedule.changed_at if schedule.next_run_at is None else schedule.as_of
-    tick: dict[str, Json] = {"schedule_id": schedule.schedule_id, "expected": schedule.next_run_at}
+    tick: dict[str, Json] = {
+        "schedule_id": schedule.schedule_id,
+        "expected": schedule.next_run_at,
+        "changed_at": schedule.changed_at,
+    }
     try:
         tick["next_run_at"] = CronGenerator().get_next_run_time(
             schedule.cron_expr, base, schedule.timezone

@@ -1,0 +1,1 @@
+"""The SQL functions, tested as SQL on a real server."""

@@ -1,0 +1,296 @@
+"""The docs name all there is, and nothing else: functions, views, settings, commands, modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from annotated_types import Ge, Le
+from pydantic_core import PydanticUndefined
+
+from pgsched.cli import app
+from pgsched.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+
+Connection = psycopg.Connection[Any]
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text below each heading, up to the next one of its rank or above."""
+    found: dict[str, str] = {}
+    for match in re.finditer(r"^(#+) (.+)$", page, re.MULTILINE):
+        after = page[match.end() :]
+        end = re.search(rf"^#{{1,{len(match[1])}}} ", after, re.MULTILINE)
+        found[match[2].strip("`")] = after[: end.start() if end else None]
+    return found
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the first table in *text*, without its head."""
+    lines = text.partition("\n|")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+API = sections(read("sql_api.md"))
+DOCUMENTED = {title.removesuffix("()") for title in API if title.endswith("()")}
+VIEWS = sorted(sections(API["Views"]))
+
+
+# Functions
+
+# Parts of the others, which may change without notice.
+INTERNAL = {
+    # triggers and migrations
+    "begin_migration",
+    "guard_definition",
+    "reset_schedule",
+    "wake_always",
+    "wake_on_insert",
+    # checks and look-ups
+    "check_cron",
+    "check_loop_config",
+    "check_payload",
+    "check_priority",
+    "check_queue",
+    "claimable_queues",
+    "explain_refusal",
+    "find_definition",
+    "has_next_round",
+    "is_unfinished",
+    "is_well_formed",
+    "judge_report",
+    "judge_settlement",
+    "lease_term",
+    "refuse_unless_recorded",
+    "retry_pause",
+    "uuid7",
+    # steps
+    "accept_tasks",
+    "apply_reports",
+    "begin_rounds",
+    "enqueue_task",
+    "fail_attempts",
+    "finish_tasks",
+    "hold_key",
+    "lock_task",
+    "lock_tasks_of",
+    "lose_tasks",
+    "record_events",
+    "record_refusals",
+    "return_tasks",
+    "start_tasks",
+    "try_duty",
+}
+FUNCTIONS = """
+    select p.proname::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
+    from pg_proc as p
+    where p.pronamespace = 'pgsched'::regnamespace
+"""
+# How Postgres writes what the docs write shorter.
+SHORT = {
+    "timestamp with time zone": "timestamptz",
+    "'00:00:30'": "'30 seconds'",
+    "'00:01:00'": "'60 seconds'",
+    "'01:00:00'": "'1 hour'",
+    "'24:00:00'": "'24 hours'",
+}
+
+
+def shortened(text: str) -> str:
+    text = re.sub(r"('|NULL)::[a-z]+(\[\])?", r"\1", text)
+    text = re.sub(r"\b(DEFAULT|NULL|SETOF|TABLE)\b", lambda word: word[0].lower(), text)
+    for long, short in SHORT.items():
+        text = text.replace(long, short)
+    return text
+
+
+def functions(conn: Connection) -> dict[str, tuple[str, str]]:
+    """Arguments and result of each documented function, by its name."""
+    found = conn.execute(FUNCTIONS.encode()).fetchall()
+    return {row[0]: (shortened(row[1]), shortened(row[2])) for row in found if row[0] in DOCUMENTED}
+
+
+def test_every_function_is_documented_or_internal(postgresql: Connection) -> None:
+    there = {row[0] for row in postgresql.execute(FUNCTIONS.encode())}
+
+    assert there - DOCUMENTED - INTERNAL == set()
+    assert (DOCUMENTED | INTERNAL) - there == set()
+    assert DOCUMENTED.isdisjoint(INTERNAL)
+
+
+def test_the_index_lists_every_function_once() -> None:
+    index = read("sql_api.md").partition("\n## ")[0]
+    listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| .+ \|$", index, re.MULTILINE)))
+
+    assert sorted(
+        name for name in listed if name not in {"Conflict", "Invalid", "NotFound"}
+    ) == sorted([*DOCUMENTED, *VIEWS])
+
+
+def test_the_signatures_are_those_of_the_functions(postgresql: Connection) -> None:
+    block = re.compile(r"^```sql\n(pgsched\..+?)\n```$", re.MULTILINE | re.DOTALL)
+    written = {name: block.findall(API[f"{name}()"]) for name in DOCUMENTED}
+
+    assert {
+        name: re.sub(r"\s+", " ", " | ".join(texts)).replace("( ", "(").replace(" )", ")")
+        for name, texts in written.items()
+    } == {
+        name: f"pgsched.{name}({arguments}) returns {result.replace('table(', 'table (')}"
+        for name, (arguments, result) in functions(postgresql).items()
+    }
+
+
+def test_the_tables_of_arguments_are_those_of_the_functions(postgresql: Connection) -> None:
+    there = {name: arguments for name, (arguments, _) in functions(postgresql).items() if arguments}
+    rows = {name: table(API[f"{name}()"]) for name in there}
+
+    assert {
+        name: ", ".join(
+            f"{argument.strip('`')} {kind}"
+            + ("" if value == "required" else f" default {value.strip('`')}")
+            for argument, kind, value, _ in arguments
+        )
+        for name, arguments in rows.items()
+    } == there
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_a_function_is_shown_in_use(name: str) -> None:
+    assert re.search(
+        rf"^```text\n.*\bpgsched\.{name}\(", API[f"{name}()"], re.MULTILINE | re.DOTALL
+    )
+
+
+# Views
+
+
+def test_every_view_is_documented(postgresql: Connection) -> None:
+    query = "select viewname::text from pg_views where schemaname = 'pgsched' order by viewname"
+
+    assert [row[0] for row in postgresql.execute(query.encode())] == VIEWS
+
+
+def test_the_columns_in_the_tables_are_those_of_the_views(postgresql: Connection) -> None:
+    query = """
+        select
+          c.relname::text,
+          a.attname::text,
+          replace(format_type(a.atttypid, null), 'pgsched.', '')
+        from pg_class as c
+        join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0
+        where c.relnamespace = 'pgsched'::regnamespace
+          and c.relkind = 'v'
+        order by c.relname, a.attnum
+    """
+    there = [
+        (v, c, shortened(kind)) for v, c, kind in postgresql.execute(query.encode()).fetchall()
+    ]
+
+    written = [(v, row[0].strip("`"), row[1]) for v in VIEWS for row in table(API[v])]
+    assert written == there
+
+
+# Settings and commands
+
+PAGE = read("settings.md")
+SETTINGS = {
+    row[0].strip("`"): row
+    for row in re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+) \|$", PAGE, re.MULTILINE)
+}
+
+
+def test_every_setting_is_documented() -> None:
+    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+    assert settings == {name for name in SETTINGS if name.startswith(PREFIX)}
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_a_setting_is_documented_with_its_default_and_range(name: str) -> None:
+    field = Settings.model_fields[name]
+    _, default, limits, _ = SETTINGS[f"{PREFIX}{name.upper()}"]
+
+    if field.default is PydanticUndefined:
+        assert default == "required"
+    elif field.default is None:
+        assert default in ("none", "all")
+    else:
+        assert default.strip("`").lower() == str(field.default).lower()
+    for bound in field.metadata:
+        match bound:
+            case Ge(ge=limit) | Le(le=limit):
+                assert re.search(rf"(?<![\d.]){re.escape(str(limit))}(?![\d.])", limits)
+
+
+def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """A command, or those of a group, by name."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for part, below in command.commands.items():
+        yield from commands(below, f"{name} {part}")
+
+
+COMMANDS = dict(commands(typer.main.get_command(app), "pgsched"))
+
+
+def test_every_command_is_documented() -> None:
+    assert {t for t in sections(PAGE) if t.startswith("pgsched ")} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_of_a_command_is_documented(name: str) -> None:
+    flags = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+    common = {"--database-url", "--help"}
+
+    assert set(re.findall(r"`(--[\w-]+)`", sections(PAGE)[name])) == flags - common
+
+
+# The rest
+
+
+def test_the_code_map_names_every_module() -> None:
+    source = ROOT / "src/pgsched"
+    modules = {p.name for p in source.glob("*.py")} - {"__init__.py", "__main__.py"}
+
+    assert set(re.findall(r"`(\w+\.py)`", read("design.md"))) == modules
+
+
+def test_every_decision_is_in_the_index() -> None:
+    linked = re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", read("adr/README.md"))
+
+    assert linked == sorted(path.name for path in (DOCS / "adr").glob("0*.md"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []

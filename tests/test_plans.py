@@ -1,0 +1,308 @@
+"""
+The plans of the hot functions, in one session that lives through everything.
+
+Plans are cached: those made while the table was empty are still used when it
+holds a hundred thousand rows, by statistics that know nothing of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql.janitor import DatabaseJanitor
+
+from tests.sql.sched import Sched, settlement
+
+BATCH = 200
+PHASES = [
+    "empty",
+    "a hundred",
+    "a hundred thousand",
+    "churned",
+    "and as many in future",
+    "analyzed",
+]
+CALLS = [
+    "claim",
+    "claim with cursors",
+    "settle accepted",
+    "settle deferred",
+    "settle retried",
+    "settle refused",
+    "report running",
+    "report success",
+    "report failed",
+    "report known",
+    "report one",
+    "cancel",
+    "retry",
+    "stop a loop",
+    "a key again",
+    "maintain",
+    "goodbye",
+    "dead workers",
+    "next_due_in",
+    "expire_deadlines",
+]
+EXPLAIN = """
+    load 'auto_explain';
+    set auto_explain.log_level = 'notice';
+    set auto_explain.log_analyze = on;
+    set auto_explain.log_timing = off;
+    set auto_explain.log_nested_statements = on;
+    set auto_explain.log_format = 'json';
+"""
+HOT = ("scheduled_tasks", "task_instances")
+
+
+class Node(NamedTuple):
+    """One node of a plan that was executed."""
+
+    kind: str
+    relation: str
+    used_index: str
+    rows: int  # that it gave or threw away, in all its loops
+    query: str
+
+
+def nodes(plan: dict[str, Any], query: str) -> Iterator[Node]:
+    loops = plan.get("Actual Loops", 0)
+    removed = sum(plan.get(f"Rows Removed by {by}", 0) for by in ("Filter", "Join Filter"))
+    yield Node(
+        plan["Node Type"],
+        plan.get("Relation Name", ""),
+        plan.get("Index Name", ""),
+        round((plan.get("Actual Rows", 0) + removed) * loops),
+        query,
+    )
+    for child in plan.get("Plans", []):
+        yield from nodes(child, query)
+
+
+class Observer:
+    """Keeps the plans of all statements that are run inside `watching()`."""
+
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        self.conn = conn
+        self.seen: dict[str, list[Node]] = defaultdict(list)
+        self._call = ""
+        conn.execute(EXPLAIN.encode())
+        conn.add_notice_handler(self._note)
+
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        head, _, text = (diagnostic.message_primary or "").partition("plan:\n")
+        if self._call and head.startswith("duration"):
+            plan = json.loads(text)
+            self.seen[self._call] += nodes(plan["Plan"], plan["Query Text"])
+
+    @contextmanager
+    def watching(self, call: str) -> Iterator[None]:
+        self._call = call
+        self.conn.execute("set auto_explain.log_min_duration = 0")
+        yield
+        self._call = ""
+        self.conn.execute("set auto_explain.log_min_duration = -1")
+
+
+def fill(sched: Sched, count: int, after: str) -> None:
+    """Add copies of a task, spread over ten priorities."""
+    sched.conn.execute("create temp table if not exists model as table pgsched.scheduled_tasks")
+    if not sched.value("select count(*) from model"):
+        model = sched.schedule()
+        sched.conn.execute("insert into model select * from pgsched.scheduled_tasks")
+        sched.call("cancel_task", model)
+    changed = {
+        "id": "gen_random_uuid()",
+        "priority": "n % 10",
+        "execute_after": f"pgsched.now() + {after} + n * interval '1 microsecond'",
+    }
+    names = [row.attname for row in sched.rows(COLUMNS)]
+    values = ", ".join(changed.get(name, name) for name in names)
+    sched.conn.execute(
+        f"insert into pgsched.scheduled_tasks ({', '.join(names)})"
+        f" select {values} from model, generate_series(1, {count}) as n".encode()
+    )
+
+
+COLUMNS = """
+    select a.attname::text
+    from pg_attribute as a
+    where a.attrelid = 'pgsched.scheduled_tasks'::regclass and a.attnum > 0 and not a.attisdropped
+"""
+
+
+def churn(sched: Sched, count: int) -> None:
+    """Claim, accept and finish so many tasks."""
+    for _ in range(count // 1000):
+        fill(sched, 1000, "interval '-1 hour'")
+        claimed = sched.claim(1000)
+        sched.settle_many(*(settlement(row) for row in claimed))
+        sched.report_many(*({"task_id": row.id, "status": "SUCCESS"} for row in claimed))
+
+
+def exercise(sched: Sched, observer: Observer) -> None:
+    """Every hot function once, on batches of real tasks as far as there are any."""
+    unknown = [sched.value("select pgsched.uuid7()::text") for _ in range(BATCH)]
+    named = {"attempt": 1, "delivery_count": 1}
+
+    def claim(call: str, cursors: dict[str, Any] | None = None) -> list[Any]:
+        with observer.watching(call):
+            return sched.claim(BATCH, cursors=cursors)
+
+    def settle(call: str, claimed: list[Any], outcome: str) -> None:
+        known = [settlement(row, outcome, delay="1 hour") for row in claimed]
+        phantom = [{"task_id": i, "outcome": outcome, **named} for i in unknown]
+        with observer.watching(call):
+            sched.settle_many(*(known or phantom))
+
+    def report(call: str, claimed: list[Any], status: str) -> None:
+        with observer.watching(call):
+            sched.report_many(
+                *({"task_id": i, "status": status} for i in [r.id for r in claimed] or unknown)
+            )
+
+    accepted = claim("claim")
+    settle("settle accepted", accepted, "ACCEPTED")
+    report("report running", accepted, "RUNNING")
+    third = BATCH // 3
+    report("report success", accepted[:third], "SUCCESS")
+    report("report failed", accepted[third:-1], "FAILED")
+    report("report known", accepted[:third], "SUCCESS")
+    with observer.watching("report one"):
+        for row in accepted[-1:]:
+            sched.report(row.id, "SUCCESS")
+    start = {"default": {"*": ["2020-01-01T00:00:00Z", "00000000-0000-0000-0000-000000000000"]}}
+    settle("settle deferred", claim("claim with cursors", start), "DEFERRED")
+    settle("settle retried", claim("claim"), "RETRY")
+    settle("settle refused", claim("claim"), "REFUSED")
+    single(sched, observer)
+    with observer.watching("next_due_in"):
+        sched.call("next_due_in")
+    with observer.watching("expire_deadlines"):
+        sched.call("expire_deadlines", BATCH)
+
+
+def single(sched: Sched, observer: Observer) -> None:
+    """What is done to one task at a time, and to a worker's."""
+    task_id, loop_id = sched.schedule(idempotency_key="k"), sched.loop()
+    with observer.watching("a key again"):
+        assert sched.schedule(idempotency_key="k") == task_id
+    with observer.watching("cancel"):
+        sched.call("cancel_task", task_id)
+    with observer.watching("retry"):
+        sched.call("retry_task", task_id)
+    with observer.watching("stop a loop"):
+        sched.call("stop_loop", loop_id)
+    sched.conn.execute("update pgsched.idempotency_keys set expires_at = pgsched.now()")
+    with observer.watching("maintain"):
+        sched.call("maintain")
+    sched.call("cancel_task", task_id)
+    sched.call("maintain")
+    worker, _ = sched.register(), sched.claim(BATCH)
+    sched.conn.execute(
+        "update pgsched.workers set lease_since = pgsched.now() - interval '1 hour',"
+        " lease_expires_at = pgsched.now() + (case when id = %s then '1' else '-1' end)::interval",
+        [worker],
+    )
+    with observer.watching("dead workers"):
+        sched.call("release_dead_workers", worker)
+    sched.claim(BATCH)
+    with observer.watching("goodbye"):
+        sched.goodbye()
+
+
+def live(sched: Sched, observer: Observer) -> dict[str, dict[str, list[Node]]]:
+    """Go through all phases in one session; what was seen in each."""
+    seen: dict[str, dict[str, list[Node]]] = {}
+
+    def phase(name: str) -> None:
+        exercise(sched, observer)
+        seen[name], observer.seen = observer.seen, defaultdict(list)
+
+    for _ in range(7):  # so often that each statement has the plan it keeps
+        phase("empty")
+    sched.conn.execute("analyze pgsched.scheduled_tasks")  # the last it hears for long
+    fill(sched, 100, "interval '-1 hour'")
+    phase("a hundred")
+    fill(sched, 100_000, "interval '-1 minute'")
+    phase("a hundred thousand")
+    churn(sched, 50_000)
+    phase("churned")
+    fill(sched, 100_000, "interval '1 hour'")
+    phase("and as many in future")
+    sched.conn.execute("analyze pgsched.scheduled_tasks, pgsched.task_instances")
+    phase("analyzed")
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen(pgsched_db: Any) -> Iterator[dict[str, dict[str, list[Node]]]]:
+    server = {k: getattr(pgsched_db, k) for k in ("host", "port", "user")}
+    password = pgsched_db.password or None
+    name = "pgsched_plans"
+    with DatabaseJanitor(
+        **server, dbname=name, template_dbname=pgsched_db.template_dbname, password=password
+    ):
+        dsn = make_conninfo(**server, dbname=name, password=password)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            try:
+                observer = Observer(conn)
+            except psycopg.Error as exc:
+                pytest.skip(f"auto_explain cannot be loaded: {exc}")
+            sched = Sched(conn)
+            sched.define()
+            yield live(sched, observer)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_call_scans_a_hot_table(
+    seen: dict[str, dict[str, list[Node]]], phase: str, call: str
+) -> None:
+    scans = [
+        node
+        for node in seen[phase][call]
+        if node.relation.startswith(HOT) and node.kind in ("Seq Scan", "Bitmap Heap Scan")
+    ]
+    assert scans == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_rows_a_call_touches_are_bounded_by_its_batch(
+    seen: dict[str, dict[str, list[Node]]], phase: str, call: str
+) -> None:
+    # Nineteen priorities are looked at whatever is in them.
+    touched = [n for n in seen[phase][call] if n.relation.startswith(HOT) and n.rows > BATCH + 19]
+
+    assert touched == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_join_compares_everything_with_everything(
+    seen: dict[str, dict[str, list[Node]]], phase: str, call: str
+) -> None:
+    assert [node for node in seen[phase][call] if node.rows > 20 * BATCH] == []
+
+
+@pytest.mark.parametrize("call", ["claim", "claim with cursors", "next_due_in"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_what_is_due_is_found_by_its_index(
+    seen: dict[str, dict[str, list[Node]]], phase: str, call: str
+) -> None:
+    assert "scheduled_tasks_due_idx" in {node.used_index for node in seen[phase][call]}
+
+
+def test_the_claims_were_of_full_batches(seen: dict[str, dict[str, list[Node]]]) -> None:
+    """Or the bounds above would say nothing."""
+    for phase in PHASES[2:]:
+        updated = [n.rows for n in seen[phase]["claim"] if n.kind == "LockRows"]
+        assert max(updated) == BATCH, phase
