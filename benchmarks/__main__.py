@@ -1,5 +1,5 @@
 """
-    python -m benchmarks [drain] [push] [latency] [enqueue]
+    python -m benchmarks [yardstick] [drain] [push] [latency] [enqueue]
 
 Measures on a Postgres of its own, on this machine, now.  Machines are noisy:
 compare what stands in one run.
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks import bench, drain, enqueue, latency, push
+from benchmarks import bench, drain, enqueue, latency, push, yardstick
 
 PARTS = {
+    "yardstick": yardstick.run,
     "drain": drain.run,
     "push": push.run,
     "latency": latency.run,

@@ -7,8 +7,9 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -119,6 +120,14 @@ def wait_until(connection: psycopg.Connection[Any], query: str) -> None:
             return
         connection.execute("select pg_sleep(0.02)")
     raise TimeoutError(query)
+
+
+def rate(step: Callable[[int], None], turns: range) -> float:
+    """Calls of *step* per second."""
+    started = time.perf_counter()
+    for turn in turns:
+        step(turn)
+    return len(turns) / (time.perf_counter() - started)
 
 
 def get(url: str) -> bytes:

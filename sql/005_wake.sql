@@ -10,7 +10,7 @@
 -- nothing dead, and seen at once by every session.  It takes the real clock,
 -- since it measures the server and not the tasks.
 --
--- Adds   wake_mark, wake(), wake_on_insert(), two triggers, next_due_in()
+-- Adds   wake_mark, was_woken(), wake(), wake_on_insert(), two triggers, next_due_in()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -23,19 +23,29 @@ create unlogged sequence pgsched.wake_mark;
 comment on sequence pgsched.wake_mark is
   'Microseconds since 1970 of the latest notification.';
 
+-- A mark in the future is none: the clock was set back.
+create function pgsched.was_woken()
+  returns boolean
+  language sql
+  volatile
+  return coalesce(
+    date_part('epoch', clock_timestamp()) * 1000000 - pg_sequence_last_value('pgsched.wake_mark') between 0 and 10000,
+    false
+  );
+
+comment on function pgsched.was_woken() is
+  'Whether anybody has notified within the last 10 ms.';
+
 create function pgsched.wake()
   returns void
   language plpgsql
 as $$
-declare
-  v_real bigint := extract(epoch from clock_timestamp()) * 1000000;
-  v_mark bigint := pg_sequence_last_value('pgsched.wake_mark');
 begin
-  if v_mark between v_real - 10000 and v_real then
+  if pgsched.was_woken() then
     return;
   end if;
 
-  perform setval('pgsched.wake_mark', v_real);
+  perform setval('pgsched.wake_mark', (date_part('epoch', clock_timestamp()) * 1000000)::bigint);
   perform pg_notify('pgsched', '');
 end;
 $$;
@@ -49,8 +59,15 @@ create function pgsched.wake_on_insert()
   language plpgsql
 as $$
 declare
-  v_soon timestamptz := pgsched.now() + interval '60 seconds';
+  v_soon timestamptz;
 begin
+  -- Under load this is all that an enqueue pays.
+  if pgsched.was_woken() then
+    return null;
+  end if;
+
+  v_soon := pgsched.now() + interval '60 seconds';
+
   if exists (select from inserted as t where t.execute_after <= v_soon) then
     perform pgsched.wake();
   end if;

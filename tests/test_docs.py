@@ -92,6 +92,7 @@ INTERNAL = {
     "return_tasks",
     "start_tasks",
     "try_duty",
+    "was_woken",
 }
 FUNCTIONS = """
     select p.proname::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)

@@ -159,7 +159,7 @@ CLOCK = re.compile(
     re.IGNORECASE,
 )
 # The clock itself, and the mark of the last notification, which measures the server.
-MAY_READ_THE_CLOCK = {"now", "wake"}
+MAY_READ_THE_CLOCK = {"now", "wake", "was_woken"}
 
 
 def without_comments(body: str) -> str:
