@@ -85,7 +85,7 @@ async def connection_of(session: Session) -> Connection:
 
 
 async def call(session: Session, function: str, **arguments: object) -> Any:
-    """Call a SQL function by name in the caller's transaction; arguments left None keep their default."""
+    """Call a SQL function in the caller's transaction; an argument left None has its default."""
     given = {name: _adapt(value) for name, value in arguments.items() if value is not None}
     named = ", ".join(f"{name} => %({name})s" for name in given)
     connection = await connection_of(session)
@@ -235,17 +235,21 @@ class Database:
         Unavailable: From every method, when the database cannot be reached.
     """
 
-    def __init__(self, dsn: str, *, size: int = 4, is_pooled: bool = False) -> None:
+    def __init__(
+        self, dsn: str, *, size: int = 4, is_pooled: bool = False, reconnect: float = 30
+    ) -> None:
         """
         Args:
             dsn: Conninfo or URL.
             size: Connections at most.
             is_pooled: True behind a pooler in transaction mode: no prepared statements.
+            reconnect: Seconds of ever rarer attempts, after which the next caller makes the next.
         """
         kwargs: dict[str, Any] = {
             "autocommit": True,
             "application_name": "pgsched",
-            "options": "-c timezone=UTC",
+            # Views look costly to the planner, and compiling them takes a hundred times their run.
+            "options": "-c timezone=UTC -c jit=off",
             "connect_timeout": 5,
             "keepalives_idle": 10,
             "tcp_user_timeout": 20000,
@@ -261,7 +265,7 @@ class Database:
             timeout=10,
             kwargs=kwargs,
             configure=_configure,
-            reconnect_timeout=30,
+            reconnect_timeout=reconnect,
         )
 
     async def open(self) -> None:

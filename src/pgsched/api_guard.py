@@ -1,0 +1,144 @@
+"""What stands before every request: the key, the size of the body, and the last resort."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pgsched.errors import ConfigError
+from pgsched.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+LIST_PATH = "/api/tasks/status"
+# The HTTP status of each code.
+STATUS = {"PS404": 404, "PS409": 409, "PS422": 422}
+MAX_BODY = 2**20
+MAX_LIST = 8 * 2**20
+
+
+class JsonResponse(Response):
+    """JSON by orjson, which also copies what was never parsed."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+def problem(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None
+) -> JsonResponse:
+    """The one shape of all errors."""
+    return JsonResponse({"code": code, "message": message}, status, headers)
+
+
+def require_key_unless_loopback(settings: Settings) -> None:
+    """
+    Refuse to serve the world without a key.
+
+    Raises:
+        ConfigError: The address is not loopback, and there is no key.
+    """
+    if key_of(settings) is None and not _is_loopback(settings.api_host):
+        raise ConfigError(
+            f"PGSCHED_API_KEY is missing: without it the API listens on loopback only,"
+            f" and PGSCHED_API_HOST is {settings.api_host!r}"
+        )
+
+
+def key_of(settings: Settings) -> bytes | None:
+    """The bearer key; one that is empty is none."""
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    return key.encode() or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may come to mean anything
+        return False
+
+
+class _Body:
+    """Counts what comes in, so that no body without a length grows past the limit."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._size = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise HTTPException(413, _too_large(self._limit))
+        return message
+
+
+def _too_large(limit: int) -> str:
+    return f"the body is larger than the {limit} bytes allowed"
+
+
+class Guard:
+    """ASGI middleware around the whole API."""
+
+    def __init__(self, app: ASGIApp, key: bytes | None) -> None:
+        self._app = app
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        limit = MAX_LIST if scope["path"] == LIST_PATH else MAX_BODY
+        if refusal := self._refusal(scope["path"], headers, limit):
+            await refusal(scope, receive, send)
+            return
+        await self._last_resort(scope, _Body(receive, limit), send)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes], limit: int) -> Response | None:
+        if path not in OPEN_PATHS and not self._is_authorized(headers.get(b"authorization", b"")):
+            return problem(
+                401,
+                "UNAUTHORIZED",
+                "send the key of PGSCHED_API_KEY as Authorization: Bearer <key>",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            return problem(413, "TOO_LARGE", _too_large(limit))
+        return None
+
+    def _is_authorized(self, given: bytes) -> bool:
+        if self._key is None:
+            return True
+        scheme, _, key = given.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
+
+    async def _last_resort(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What nobody foresaw is logged, and told without details."""
+        has_started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if has_started:
+                raise
+            failure = problem(500, "INTERNAL", "this is a fault of pgsched; its log tells more")
+            await failure(scope, receive, send)

@@ -1,0 +1,127 @@
+"""
+The arguments of the SQL functions, checked before a call.
+
+A mistake that Postgres finds aborts the caller's transaction; one found here
+does not, and is always named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from pgsched.errors import Invalid
+from pgsched.models import Json, ScheduleType
+
+# Beyond these Python cannot read what Postgres stores.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+CENTURY = timedelta(days=36525)
+YEAR = timedelta(days=366)
+DAY = timedelta(days=1)
+ZERO = timedelta(0)
+
+
+def _storable(value: Json) -> Json:
+    match value:
+        case str() if "\0" in value:
+            raise ValueError("must not hold the character NUL, of which Postgres stores none")
+        case float() if not math.isfinite(value):
+            raise ValueError(f"must not hold {value}, which is not JSON")
+        case dict():
+            for key, item in value.items():
+                _storable(key)
+                _storable(item)
+        case list():
+            for item in value:
+                _storable(item)
+    return value
+
+
+def _plain_id(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Name = Annotated[Text, Field(max_length=200)]
+Key = Annotated[Text, Field(max_length=255)]
+Id = Annotated[UUID, Field(strict=False)]
+Object = Annotated[dict[str, Json], AfterValidator(_storable)]
+Priority = Annotated[int, Field(ge=-9, le=9)]
+Retries = Annotated[int, Field(ge=0, le=100)]
+Rounds = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Backoff = Literal["fixed", "exponential"]
+Time = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
+
+
+class Arguments(BaseModel):
+    """Every argument there is, by its name in SQL without the p_."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # A definition
+    name: Name | None = None
+    content: Object | None = None
+    max_retries: Retries | None = None
+    retry_delay: Annotated[timedelta, Field(ge=ZERO, le=DAY)] | None = None
+    retry_backoff: Backoff | None = None
+    timeout: Annotated[timedelta, Field(gt=ZERO, le=CENTURY)] | None = None
+    schedule_type: Annotated[ScheduleType, Field(strict=False)] | None = None
+    cron_expr: Text | None = None
+    loop_config: Object | None = None
+    is_temporary: bool | None = None
+
+    # A task, or a schedule; what is not None here may be left out, but not be None
+    definition: Annotated[Text, BeforeValidator(_plain_id)] = ""
+    input_params: Object | None = None
+    schedule_config: Object | None = None
+    trace_id: Id | None = None
+    priority: Priority | None = None
+    queue: Text | None = None
+    idempotency_key: Key | None = None
+    delay: Annotated[timedelta, Field(ge=ZERO, le=CENTURY)] | None = None
+    scheduled_time: Time | None = None
+    max_rounds: Rounds | None = None
+    loop_interval: Annotated[timedelta, Field(ge=ZERO, le=YEAR)] | None = None
+    cron_expression: Text = ""
+    timezone: Text = "UTC"
+
+    # What is there already
+    task_id: Id = UUID(int=0)
+    reason: Text | None = None
+
+
+def checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """
+    The arguments that are not None, by their names in SQL.
+
+    Raises:
+        Invalid: One is wrong; the message names it.
+    """
+    try:
+        given = Arguments(**arguments)
+    except ValidationError as exc:
+        raise Invalid(explain(exc.errors())) from None
+    passed = given.model_fields_set
+    return {f"p_{name}": value for name, value in given if name in passed and value is not None}
+
+
+def explain(errors: Iterable[Any], skip: int = 0) -> str:
+    """What pydantic found, each with its field; *skip* leaves out the first parts of its path."""
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, error["loc"][skip:])), error["msg"])))
+        for error in errors
+    )
