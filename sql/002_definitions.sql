@@ -465,7 +465,9 @@ begin
   returning d.id into v_id;
 
   if p_cron_expr is not null then
-    perform pgsched.schedule_cron(v_id::text, p_cron_expr);
+    perform pgsched.schedule_cron(
+      v_id::text, p_cron_expr, p_name => p_name || case when p_is_temporary then ' ' || v_id else '' end
+    );
   end if;
 
   return v_id;

@@ -138,8 +138,9 @@ begin
     raise exception sqlstate 'PS409' using
       message = format('task definition %L is not active', p_definition.name),
       hint = 'Set is_active in pgsched.task_definitions to schedule it again.';
-  elsif p_scheduled_time is null or not isfinite(p_scheduled_time) then
-    raise exception sqlstate 'PS422' using message = 'p_scheduled_time must be a time, not null or infinite';
+  elsif p_scheduled_time is null or p_scheduled_time not between '0001-01-01' and '9999-12-31' then
+    raise exception sqlstate 'PS422' using
+      message = format('p_scheduled_time must be within the years 1 to 9999, not %s', coalesce(p_scheduled_time::text, 'null'));
   end if;
 
   perform pgsched.check_payload('p_input_params', p_input_params);

@@ -20,8 +20,9 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from pgsched import api, api_services, reports
-from pgsched.api_guard import MAX_BODY, MAX_LIST
+from pgsched import api, reports
+from pgsched.api import services
+from pgsched.api.guard import MAX_BODY, MAX_LIST
 from pgsched.errors import ConfigError
 from pgsched.settings import Settings
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
@@ -511,7 +512,7 @@ async def test_a_fault_is_logged_and_told_without_details(
     async def broken(*_: object) -> None:
         raise RuntimeError("the secret is 42")
 
-    monkeypatch.setattr(api_services.Services, "unready_because", broken)
+    monkeypatch.setattr(services.Services, "unready_because", broken)
 
     response = await client.get("/health/ready")
 
@@ -560,7 +561,7 @@ async def test_it_is_live_and_ready(client: Client) -> None:
 async def test_without_a_database_it_is_live_and_says_so_of_the_rest(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_services, "CONNECTION_WAIT", 0.05)
+    monkeypatch.setattr(services, "CONNECTION_WAIT", 0.05)
     client = await open_client(DOWN)
 
     assert (await client.get("/health/live")).status_code == 200

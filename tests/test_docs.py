@@ -269,6 +269,22 @@ def test_the_code_map_names_every_module() -> None:
     assert set(re.findall(r"`(\w+\.py)`", read("design.md"))) == modules
 
 
+def test_the_sql_of_the_readme_runs_as_it_stands(postgresql: psycopg.Connection[Any]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sql\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    postgresql.autocommit = True
+
+    postgresql.execute(block)
+
+    query = "select schedule_type, count(*) from pgsched.scheduled_tasks group by 1 order by 1"
+    assert postgresql.execute(query).fetchall() == [
+        ("DELAYED", 1),
+        ("IMMEDIATE", 1),
+        ("INTERVAL_LOOP", 1),
+    ]
+    assert postgresql.execute("select name from pgsched.schedules").fetchall() == [("dunning",)]
+
+
 def test_every_decision_is_in_the_index() -> None:
     linked = re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", read("adr/README.md"))
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pgsched.api.gatherer import BATCH, CALLS, Gatherer
 from pgsched.errors import Invalid, Unavailable
-from pgsched.gatherer import BATCH, CALLS, Gatherer
 from pgsched.models import ReportAnswer
 
 Bodies = list[dict[str, Any]]

@@ -8,7 +8,7 @@ import os
 import socket
 from time import monotonic
 
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.errors import NotFound, PgschedError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import logging
 
 import psycopg
 
-from pgsched.db import CHANNEL
+from pgsched.database import CHANNEL
 
 log = logging.getLogger(__name__)
 

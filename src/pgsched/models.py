@@ -119,6 +119,7 @@ class ScheduledTask(_Row):
 
     id: UUID
     definition_id: UUID
+    definition_name: str | None = None
     schedule_id: UUID | None
     trace_id: UUID
     queue: str

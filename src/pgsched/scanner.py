@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from pgsched.cursors import Cursors
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.lease import Lease
 from pgsched.loops import end, forever, wait
 from pgsched.models import ClaimedTask, Json

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from pgsched.answers import Outcome, Verdict
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.loops import PAUSE
 from pgsched.models import ClaimedTask, Json
 

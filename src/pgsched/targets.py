@@ -6,7 +6,7 @@ import logging
 import os
 from time import monotonic
 
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.models import Completion, ExternalSystem, Target
 from pgsched.settings import Settings
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from pgsched.cron import CronGenerator
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.errors import Invalid
 from pgsched.loops import wait
 from pgsched.models import DueSchedule, Json

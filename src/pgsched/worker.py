@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from pgsched import migrator
-from pgsched.db import Database
+from pgsched.database import Database
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.errors import PgschedError
 from pgsched.external import ExternalSystemClient, make_transport

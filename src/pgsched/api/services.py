@@ -11,9 +11,10 @@ import psycopg
 from fastapi import Depends, Request
 
 from pgsched import db, migrator
-from pgsched.db import Connection, Database
+from pgsched.api.gatherer import Gatherer
+from pgsched.database import Database
+from pgsched.db import Connection
 from pgsched.errors import Unavailable
-from pgsched.gatherer import Gatherer
 from pgsched.lifecycle import LifecycleService
 from pgsched.models import Json, ReportAnswer
 from pgsched.scheduler import SchedulerService

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
-from pgsched.api_guard import STATUS, JsonResponse, problem
-from pgsched.api_models import Problem, ReportResults, TaskState
-from pgsched.api_services import wired
+from pgsched.api.guard import STATUS, JsonResponse, problem
+from pgsched.api.models import Problem, ReportResults, TaskState
+from pgsched.api.services import wired
 from pgsched.errors import Invalid
 from pgsched.models import Json, ReportAnswer, StatusReport
 from pgsched.reports import report_of, report_until_unlocked

@@ -23,8 +23,8 @@ try:
 except ImportError as exc:
     raise ConfigError("the API needs the extra `server`: pip install 'pgsched[server]'") from exc
 
-from pgsched import api_reports, api_routes
-from pgsched.api_guard import (
+from pgsched.api import reports, routes
+from pgsched.api.guard import (
     STATUS,
     Guard,
     JsonResponse,
@@ -32,7 +32,7 @@ from pgsched.api_guard import (
     problem,
     require_key_unless_loopback,
 )
-from pgsched.api_services import Services
+from pgsched.api.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    for router in (api_reports.router, api_routes.router, api_routes.health):
+    for router in (reports.router, routes.router, routes.health):
         app.include_router(router)
     app.add_middleware(Guard, key=key_of(settings))
     app.add_exception_handler(PgschedError, _on_refusal)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel
 
 from pgsched import db
-from pgsched.api_guard import JsonResponse, problem
-from pgsched.api_models import (
+from pgsched.api.guard import JsonResponse, problem
+from pgsched.api.models import (
     CancelBody,
     DefinitionBody,
     DefinitionId,
@@ -23,7 +23,7 @@ from pgsched.api_models import (
     TaskId,
     TaskState,
 )
-from pgsched.api_services import Wired
+from pgsched.api.services import Wired
 from pgsched.errors import Invalid
 from pgsched.models import TaskStatus
 

@@ -1,0 +1,175 @@
+"""SQL of the workers: one method for each function they call, over a pool of connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import orjson
+from psycopg.adapt import Buffer, Loader
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from pgsched.db import Connection, report_statuses, translated
+from pgsched.models import ClaimedTask, DueSchedule, Json, ReportAnswer, Target
+
+CHANNEL = "pgsched"
+
+
+class _RawJson(Loader):
+    """Hand jsonb on as it is: the worker only copies it into the push."""
+
+    def load(self, data: Buffer) -> orjson.Fragment:
+        return orjson.Fragment(bytes(data))
+
+
+class _Text(Loader):
+    def load(self, data: Buffer) -> str:
+        return str(data, "utf-8")
+
+
+async def _configure(connection: Connection) -> None:
+    connection.adapters.register_loader("jsonb", _RawJson)
+    connection.adapters.register_loader("uuid", _Text)
+
+
+class Database:
+    """
+    The functions that workers call, over a pool of autocommit connections.
+
+    Raises:
+        Unavailable: From every method, when the database cannot be reached.
+    """
+
+    def __init__(
+        self, dsn: str, *, size: int = 4, is_pooled: bool = False, reconnect: float = 30
+    ) -> None:
+        """
+        Args:
+            dsn: Conninfo or URL.
+            size: Connections at most.
+            is_pooled: True behind a pooler in transaction mode: no prepared statements.
+            reconnect: Seconds of ever rarer attempts, after which the next caller makes the next.
+        """
+        kwargs: dict[str, Any] = {
+            "autocommit": True,
+            "application_name": "pgsched",
+            # Views look costly to the planner, and compiling them takes a hundred times their run.
+            "options": "-c timezone=UTC -c jit=off",
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "tcp_user_timeout": 20000,
+        }
+        if is_pooled:
+            del kwargs["options"]
+            kwargs["prepare_threshold"] = None
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            dsn,
+            open=False,
+            min_size=1,
+            max_size=size,
+            timeout=10,
+            kwargs=kwargs,
+            configure=_configure,
+            reconnect_timeout=reconnect,
+        )
+
+    async def open(self) -> None:
+        """Start connecting; does not wait for the database to be there."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        with translated():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    async def _rows(self, query: str, given: Sequence[object] = ()) -> list[TupleRow]:
+        async with self.connection() as connection:
+            cursor = await connection.execute(cast("Any", query), given)
+            return await cursor.fetchall()
+
+    async def _value(self, query: str, given: Sequence[object] = ()) -> Any:
+        return (await self._rows(query, given))[0][0]
+
+    # A worker and its lease
+
+    async def register_worker(
+        self, hostname: str, pid: int, version: str, queues: list[str] | None
+    ) -> str:
+        query = "select pgsched.register_worker(%s, %s, %s, %s)"
+        return cast("str", await self._value(query, [hostname, pid, version, queues]))
+
+    async def heartbeat(self, worker_id: str) -> timedelta:
+        return cast("timedelta", await self._value("select pgsched.heartbeat(%s)", [worker_id]))
+
+    async def release_worker(self, worker_id: str) -> int:
+        return cast("int", await self._value("select pgsched.release_worker(%s)", [worker_id]))
+
+    # The way of a task
+
+    async def claim(
+        self, worker_id: str, limit: int, queues: list[str], cursors: Json
+    ) -> tuple[datetime, list[ClaimedTask]]:
+        """Claim due tasks; with them a time safely before the claim's own."""
+        query = """
+            select h.horizon, c.*
+            from (select pgsched.now() - interval '100 milliseconds' as horizon) as h
+            left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
+        """
+        given = [worker_id, limit, queues, Jsonb(cursors, dumps=orjson.dumps)]
+        rows = await self._rows(query, given)
+        horizon = rows[0][0]
+        if rows[0][1] is None:
+            return horizon, []
+        return horizon, [ClaimedTask._make(row[1:]) for row in rows]
+
+    async def settle(self, settlements: list[dict[str, Json]]) -> dict[str, str]:
+        """What could not be applied: STALE or LOCKED by task id."""
+        query = "select task_id, result from pgsched.settle_tasks(%s)"
+        rows = await self._rows(query, [Jsonb(settlements, dumps=orjson.dumps)])
+        return dict(cast("list[tuple[str, str]]", rows))
+
+    async def report(self, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
+        """One answer for each report, in their order."""
+        async with self.connection() as connection:
+            return await report_statuses(connection, reports)
+
+    # When to look, and where things go
+
+    async def next_due_in(self, queues: list[str]) -> timedelta | None:
+        return cast(
+            "timedelta | None", await self._value("select pgsched.next_due_in(%s)", [queues])
+        )
+
+    async def dispatch_targets(self) -> list[Target]:
+        rows = await self._rows("select * from pgsched.dispatch_targets()")
+        return [Target._make(row) for row in rows]
+
+    # Schedules
+
+    async def due_schedules(self) -> list[DueSchedule]:
+        rows = await self._rows("select * from pgsched.due_schedules()")
+        return [DueSchedule._make(row) for row in rows]
+
+    async def fire_schedules(self, ticks: list[dict[str, Json]]) -> int:
+        query = "select pgsched.fire_schedules(%s)"
+        return cast("int", await self._value(query, [Jsonb(ticks, dumps=orjson.dumps)]))
+
+    # Duties that any worker may do
+
+    async def expire_deadlines(self) -> int:
+        return cast("int", await self._value("select pgsched.expire_deadlines()"))
+
+    async def release_dead_workers(self, worker_id: str) -> int:
+        query = "select pgsched.release_dead_workers(%s)"
+        return cast("int", await self._value(query, [worker_id]))
+
+    async def maintain(self) -> int:
+        return cast("int", await self._value("select pgsched.maintain()"))
