@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql import factories
 
 from pgsched.devdb import DevServer, state_dir
+from tests.restoring import restore_tables, shared_database
 
 SQL = Path(__file__).parents[1] / "sql"
 
@@ -95,10 +96,27 @@ pgsched_db = factories.postgresql_noproc(
 postgresql = factories.postgresql("pgsched_db")
 
 
+@pytest.fixture(scope="session")
+def shared_dsn(pgsched_db: Any) -> Iterator[str]:
+    with shared_database(pgsched_db, "shared") as dsn:
+        yield dsn
+
+
 @pytest.fixture
-def dsn(postgresql: psycopg.Connection[Any]) -> str:
-    """The test's database, for code that makes its own connections."""
-    info = postgresql.info
+def dsn(request: pytest.FixtureRequest) -> str:
+    """
+    A database as good as new, for code that makes its own connections.
+
+    It is that of `postgresql` for a test that asks for both, or is marked
+    `own_database` since it changes the schema; else one that is restored.
+    """
+    own = request.node.get_closest_marker("own_database")
+    if own is None and "postgresql" not in request.fixturenames:
+        shared: str = request.getfixturevalue("shared_dsn")
+        with psycopg.connect(shared, autocommit=True) as conn:
+            restore_tables(conn)
+        return shared
+    info = request.getfixturevalue("postgresql").info
     return make_conninfo(
         host=info.host,
         port=info.port,

@@ -577,6 +577,7 @@ async def test_without_a_database_it_is_live_and_says_so_of_the_rest(
         assert (response.status_code, response.json()["code"]) == (503, "UNAVAILABLE")
 
 
+@pytest.mark.own_database
 async def test_ready_names_what_the_schema_lacks(dsn: str, client: Client) -> None:
     execute(dsn, "delete from pgsched.schema_migrations where version = 14")
     behind = await client.get("/health/ready")
@@ -589,6 +590,7 @@ async def test_ready_names_what_the_schema_lacks(dsn: str, client: Client) -> No
     assert "missing" in missing.json()["message"]
 
 
+@pytest.mark.own_database
 async def test_ready_refuses_a_schema_that_is_too_new(dsn: str, client: Client) -> None:
     add = "insert into pgsched.schema_migrations (version, name, breaking) values (999, 'x', {})"
     execute(dsn, add.format("false"))

@@ -21,6 +21,9 @@ from tests.executing import count_tasks
 scheduler = SchedulerService()
 lifecycle = LifecycleService()
 
+# They make a table of the caller's.
+pytestmark = pytest.mark.own_database
+
 
 class Base(DeclarativeBase):
     pass

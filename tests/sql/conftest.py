@@ -7,23 +7,17 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
-from pytest_postgresql.janitor import DatabaseJanitor
 
-from tests.sql.sched import Sched, fake_clock, open_sched, restore_tables, save_tables
+from tests.restoring import restore_tables, shared_database
+from tests.sql.sched import Sched, fake_clock, open_sched, restart_clock
 
 
 @pytest.fixture(scope="session")
 def shared_dsn(pgsched_db: Any) -> Iterator[str]:
-    """One migrated database for all tests of this folder: to clone one takes too long."""
-    server = {"host": pgsched_db.host, "port": pgsched_db.port, "user": pgsched_db.user}
-    name, template = f"{pgsched_db.dbname}_shared", pgsched_db.template_dbname
-    password = pgsched_db.password or None
-    with DatabaseJanitor(**server, dbname=name, template_dbname=template, password=password):
-        dsn = make_conninfo(**server, dbname=name, password=password)
+    """One migrated database for all tests of this folder, under a fake clock."""
+    with shared_database(pgsched_db, "sql") as dsn:
         with psycopg.connect(dsn, autocommit=True) as conn:
             fake_clock(conn)
-            save_tables(conn)
         yield dsn
 
 
@@ -46,6 +40,7 @@ def sched(connect: Callable[[], Sched]) -> Sched:
     """A session, and a definition `job` of the default settings."""
     sched = connect()
     restore_tables(sched.conn)
+    restart_clock(sched.conn)
     sched.define()
     return sched
 

@@ -1,0 +1,53 @@
+"""Make a used database as good as new, in a hundredth of the time that a new one takes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql.janitor import DatabaseJanitor
+
+Connection = psycopg.Connection[Any]
+
+TABLES = """
+    select c.relname
+    from pg_class as c
+    where c.relnamespace = 'pgsched'::regnamespace
+      and c.relkind in ('r', 'p')
+      and not c.relispartition
+      and c.relname <> 'schema_migrations'
+"""
+
+
+@contextlib.contextmanager
+def shared_database(template: Any, name: str) -> Iterator[str]:
+    """A clone of the migrated template for many tests, each of which restores it first."""
+    server = {"host": template.host, "port": template.port, "user": template.user}
+    password = template.password or None
+    dbname = f"{template.dbname}_{name}"
+    given = {"template_dbname": template.template_dbname, "password": password}
+    with DatabaseJanitor(**server, dbname=dbname, **given):
+        dsn = make_conninfo(**server, dbname=dbname, password=password)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            save_tables(conn)
+        yield dsn
+
+
+def save_tables(conn: Connection) -> None:
+    """Remember what the tables hold, for `restore_tables()`."""
+    conn.execute("create schema saved")
+    for (table,) in conn.execute(TABLES).fetchall():
+        conn.execute(f"create table saved.{table} as table pgsched.{table}".encode())
+
+
+def restore_tables(conn: Connection) -> None:
+    """What was remembered, and nothing else."""
+    tables = [row[0] for row in conn.execute(TABLES).fetchall()]
+    empty = [f"delete from pgsched.{table}" for table in tables]
+    fill = [f"insert into pgsched.{table} table saved.{table}" for table in tables]
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")  # no trigger, no foreign key
+        conn.execute("; ".join([*empty, *fill]).encode())
