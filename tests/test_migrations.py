@@ -18,6 +18,8 @@ from pgsched import migrator
 from pgsched.devdb import find_bindir
 from pgsched.errors import MigrationError
 
+pytestmark = pytest.mark.own_database
+
 FILES = sorted((Path(__file__).parents[1] / "sql").glob("*.sql"))
 NEXT = len(FILES) + 1
 
