@@ -61,8 +61,8 @@ create table pgsched.external_systems (
   constraint external_systems_request_timeout_is_in_range
     check (request_timeout between '100 milliseconds' and '10 minutes'),
 
-  constraint external_systems_delivery_timeout_is_positive
-    check (delivery_timeout > '0')
+  constraint external_systems_delivery_timeout_is_in_range
+    check (delivery_timeout > '0' and delivery_timeout <= '10 years')
 );
 
 comment on table pgsched.external_systems is
@@ -78,7 +78,7 @@ comment on column pgsched.external_systems.completion is
 comment on column pgsched.external_systems.request_timeout is
   'How long one push may take, 100 ms to 10 min.';
 comment on column pgsched.external_systems.delivery_timeout is
-  'How long a task may stay undeliverable before it is FAILED.';
+  'How long a task may stay undeliverable before it is FAILED, up to 10 years.';
 
 create table pgsched.queues (
   name            text    not null,
@@ -158,8 +158,8 @@ create table pgsched.task_definitions (
   constraint task_definitions_retry_backoff_is_known
     check (retry_backoff in ('fixed', 'exponential')),
 
-  constraint task_definitions_timeout_is_positive
-    check (timeout > '0')
+  constraint task_definitions_timeout_is_in_range
+    check (timeout > '0' and timeout <= '10 years')
 );
 
 create unique index task_definitions_name_key
@@ -181,7 +181,7 @@ comment on column pgsched.task_definitions.priority is 'The priority of its task
 comment on column pgsched.task_definitions.max_retries is 'How often a failed task is tried again, 0 to 100; copied to each task.';
 comment on column pgsched.task_definitions.retry_delay is 'The pause before the first retry, up to 24 h.';
 comment on column pgsched.task_definitions.retry_backoff is 'exponential: each pause twice the one before, up to 24 h.  fixed: always the same.';
-comment on column pgsched.task_definitions.timeout is 'How long the external system may be silent about an accepted task.';
+comment on column pgsched.task_definitions.timeout is 'How long the external system may be silent about an accepted task, up to 10 years.';
 comment on column pgsched.task_definitions.is_active is 'False: nothing new can be scheduled; what is there runs.';
 comment on column pgsched.task_definitions.is_temporary is 'True for the definition behind an ad-hoc task: no unique name.';
 comment on column pgsched.task_definitions.created_at is 'When it was defined.';

@@ -12,7 +12,7 @@
 -- every enqueue shares.  The functions check instead.
 --
 -- Adds   scheduled_tasks, task_instances, task_events, idempotency_keys,
---        status_sequence, a guard on the deletion of a definition
+--        status_sequence, guards of definitions and queues that are needed
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -238,6 +238,34 @@ $$;
 
 comment on function pgsched.guard_definition() is
   'Keep a definition that unfinished tasks or schedules still need.';
+
+create function pgsched.guard_queue()
+  returns trigger
+  language plpgsql
+as $$
+begin
+  if exists (select from pgsched.scheduled_tasks as t where t.queue = old.name and t.status = 'PENDING')
+    or exists (select from pgsched.scheduled_tasks as t where t.queue = old.name and t.deadline_at is not null)
+  then
+    raise exception sqlstate 'PS409' using
+      message = format('queue %L has unfinished tasks', old.name),
+      hint = 'Pause it with pgsched.pause_queue(), and delete or rename it when its tasks have ended.';
+  end if;
+
+  return coalesce(new, old);
+end;
+$$;
+
+comment on function pgsched.guard_queue() is
+  'Keep a queue that unfinished tasks still wait in.';
+
+create trigger queues_before_delete_guard
+  before delete on pgsched.queues
+  for each row execute function pgsched.guard_queue();
+
+create trigger queues_before_update_guard
+  before update of name on pgsched.queues
+  for each row when (old.name <> new.name) execute function pgsched.guard_queue();
 
 create trigger task_definitions_before_delete_guard
   before delete on pgsched.task_definitions

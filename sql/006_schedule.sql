@@ -138,7 +138,7 @@ begin
     raise exception sqlstate 'PS409' using
       message = format('task definition %L is not active', p_definition.name),
       hint = 'Set is_active in pgsched.task_definitions to schedule it again.';
-  elsif p_scheduled_time is null or p_scheduled_time not between '0001-01-01' and '9999-12-31' then
+  elsif p_scheduled_time is null or p_scheduled_time not between '0001-01-03 00:00+00' and '9999-12-29 00:00+00' then
     raise exception sqlstate 'PS422' using
       message = format('p_scheduled_time must be within the years 1 to 9999, not %s', coalesce(p_scheduled_time::text, 'null'));
   end if;
@@ -229,6 +229,8 @@ begin
     raise exception sqlstate 'PS422' using
       message = format('p_delay must not be negative or null, not %s', coalesce(p_delay::text, 'null')),
       hint = 'Use schedule_immediate() for what is due now.';
+  elsif p_delay > interval '1000 years' then
+    raise exception sqlstate 'PS422' using message = format('p_delay must not be more than 1000 years, not %s', p_delay);
   end if;
 
   return pgsched.enqueue_task(
@@ -287,7 +289,7 @@ declare
       'loop_interval', extract(epoch from p_loop_interval)
     ));
 begin
-  perform pgsched.check_loop_config(v_config);
+  perform pgsched.check_loop_config(v_definition.schedule_config || v_config);
 
   return pgsched.enqueue_task(
     v_definition,

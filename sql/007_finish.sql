@@ -71,7 +71,7 @@ create function pgsched.has_next_round(
       p_end.status = 'SUCCESS'
       or (p_end.status = 'FAILED' and p_config ->> 'on_failure' = 'continue')
     )
-    and p_round_index + 1 < coalesce((p_config ->> 'max_rounds')::integer, 2147483647);
+    and p_round_index + 1 < coalesce((p_config ->> 'max_rounds')::numeric, 2147483647);
 
 comment on function pgsched.has_next_round(jsonb, integer, pgsched.task_end) is
   'Whether a round of a loop that ends so is followed by another.';

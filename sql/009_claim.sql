@@ -63,6 +63,7 @@ declare
   v_ids      uuid[];
   v_hold     interval;
   v_sequence bigint;
+  v_count    bigint;
 begin
   if p_limit is null or p_limit not between 1 and 10000 then
     raise exception sqlstate 'PS422' using
@@ -145,6 +146,22 @@ begin
     select c.*
     from claimed as c
     order by c.priority desc, c.execute_after, c.id;
+
+  get diagnostics v_count = row_count;
+
+  -- A definition may be deleted while an enqueue of it commits.  A task that
+  -- nobody can run must not take a place in every batch.
+  if v_count < cardinality(v_ids) then
+    perform pgsched.finish_tasks(
+      array(
+        select row(t.id, 'FAILED', 'its definition does not exist any more', null, null, null)::pgsched.task_end
+        from pgsched.scheduled_tasks as t
+        where t.id = any (v_ids)
+          and t.status = 'PENDING'
+      ),
+      v_now
+    );
+  end if;
 end;
 $$;
 

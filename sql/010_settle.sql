@@ -88,7 +88,7 @@ begin
   end if;
 
   v_all := array(
-    select s::pgsched.settlement
+    select row(s.task_id, s.attempt, s.delivery_count, s.outcome, s.delay, left(s.error_msg, 8192))::pgsched.settlement
     from jsonb_populate_recordset(null::pgsched.settlement, p_settlements) as s
   );
 

@@ -8,7 +8,8 @@
 --
 -- report_status() is for one report: it waits for a lock, and raises.
 -- report_statuses() is for many: it waits for nobody, raises nothing, and
--- answers each report by a code; 'LOCKED' means: say it again.
+-- answers each report by a code; 'LOCKED' means: say it again.  Only what
+-- cannot be read at all, such as an id that is no UUID, fails the whole list.
 --
 -- Adds   report, task_state, report_answer, is_well_formed(), judge_report(), explain_refusal(), apply_reports(),
 --        start_tasks(), record_refusals(), report_statuses(), report_status()

@@ -73,7 +73,7 @@ create function pgsched.cancel_task(p_task_id uuid, p_reason text default null)
 as $$
 declare
   v_now    timestamptz := pgsched.now();
-  v_reason text := coalesce(p_reason, 'cancelled by ' || session_user);
+  v_reason text := left(coalesce(p_reason, 'cancelled by ' || session_user), 8192);
 begin
   if not pgsched.lock_task(p_task_id) then
     perform pgsched.refuse_unless_recorded(p_task_id, 'cancelled');
@@ -118,6 +118,13 @@ begin
     end if;
 
     perform pgsched.refuse_unless_recorded(p_task_id, 'retried');
+  end if;
+
+  if not exists (select from pgsched.task_definitions as d where d.id = v_task.definition_id)
+    or not exists (select from pgsched.queues as q where q.name = v_task.queue)
+  then
+    raise exception sqlstate 'PS409' using
+      message = format('task %s cannot be retried: its definition or its queue does not exist any more', p_task_id);
   end if;
 
   insert into pgsched.scheduled_tasks (

@@ -55,6 +55,7 @@ INTERNAL = {
     # triggers and migrations
     "begin_migration",
     "guard_definition",
+    "guard_queue",
     "reset_schedule",
     "wake_always",
     "wake_on_insert",

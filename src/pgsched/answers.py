@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Container
@@ -21,6 +22,8 @@ BACKOFF_CAP = timedelta(minutes=5)
 RETRY_AFTER_CAP = timedelta(hours=1)
 # As much of an answer as a person is shown.
 EXCERPT_BYTES = 2048
+# As much of a text as the database takes.
+TEXT_LENGTH = 2048
 
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -139,19 +142,28 @@ def _settled_by(answer: Answer) -> Outcome | None:
     if not body or body.get("status") not in ("SUCCESS", "FAILED"):
         return None
     is_success = body["status"] == "SUCCESS"
+    next_input = body.get("next_input")
     return Outcome(
         Verdict.SUCCEEDED if is_success else Verdict.FAILED,
         f"HTTP {answer.status_code}: the body says {body['status']}",
         output_ref=_text(body.get("output_ref")),
         error_msg=_text(body.get("error_msg")),
-        next_input=body.get("next_input"),
+        next_input=next_input if isinstance(next_input, dict) else None,
         stop_loop=body.get("stop_loop") is True,
     )
 
 
 def _text(value: Json) -> str | None:
-    # A receiver that sends an object where a text belongs has still done the work.
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+    # A receiver that sends an object where a text belongs, or too much of it, has
+    # still done the work.
+    if value is None:
+        return None
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    )
+    return text[:TEXT_LENGTH]
 
 
 def _reason(answer: Answer) -> str:

@@ -17,6 +17,7 @@ app = typer.Typer(
     name="pgsched",
     help="A durable task scheduler in your own Postgres.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
@@ -90,19 +91,37 @@ def serve(
     api.main(_settings(database_url=database_url, api_host=host, api_port=port))
 
 
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """A durable task scheduler in your own Postgres."""
+    if version:
+        from pgsched.worker import version as installed
+
+        typer.echo(installed())
+        raise typer.Exit
+
+
 def _settings(**flags: object) -> Settings:
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
+    # The pool tells of each attempt; our own loops tell of the outage.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     return settings
 
 
 def main() -> None:
     """Run the command; what goes wrong on purpose is one line on stderr and exit 1."""
     try:
-        app()
+        app(prog_name="pgsched")
     except PgschedError as exc:
         sys.exit(f"pgsched: {exc}")
     except psycopg.OperationalError as exc:
-        sys.exit(f"pgsched: the database cannot be reached: {exc}".strip())
+        sys.exit(f"pgsched: no connection to the database: {exc}".strip())
+    except psycopg.Error as exc:
+        sys.exit(f"pgsched: the database says: {exc}".strip())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
+import psycopg
 from psycopg.adapt import Buffer, Loader
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pgsched.db import Connection, report_statuses, translated
+from pgsched.errors import Unavailable
 from pgsched.models import ClaimedTask, DueSchedule, Json, ReportAnswer, Target
 
 CHANNEL = "pgsched"
+# No call takes so long, in seconds, unless nobody answers.
+CALL_TIMEOUT = 30.0
+
+
+def _columns(model: type[NamedTuple], alias: str) -> str:
+    """The columns by name: a newer schema may have more."""
+    return ", ".join(f"{alias}.{name}" for name in model._fields)
+
+
+_CLAIM = f"""
+    select h.horizon, {_columns(ClaimedTask, "c")}
+    from (select pgsched.now() - interval '100 milliseconds' as horizon) as h
+    left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
+"""  # noqa: S608
+_TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608
+_DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules() as s"  # noqa: S608
 
 
 class _RawJson(Loader):
@@ -58,9 +77,12 @@ class Database:
             "autocommit": True,
             "application_name": "pgsched",
             # Views look costly to the planner, and compiling them takes a hundred times their run.
-            "options": "-c timezone=UTC -c jit=off",
+            "options": "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c jit=off",
+            "client_encoding": "utf8",
             "connect_timeout": 5,
             "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
             "tcp_user_timeout": 20000,
         }
         if is_pooled:
@@ -88,12 +110,19 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         with translated():
             async with self._pool.connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    await connection.close()  # the pool would keep it
+                    raise
 
     async def _rows(self, query: str, given: Sequence[object] = ()) -> list[TupleRow]:
-        async with self.connection() as connection:
-            cursor = await connection.execute(cast("Any", query), given)
-            return await cursor.fetchall()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT), self.connection() as connection:
+                cursor = await connection.execute(cast("Any", query), given)
+                return await cursor.fetchall()
+        except TimeoutError as exc:
+            raise Unavailable(f"the database did not answer within {CALL_TIMEOUT:g} s") from exc
 
     async def _value(self, query: str, given: Sequence[object] = ()) -> Any:
         return (await self._rows(query, given))[0][0]
@@ -118,13 +147,8 @@ class Database:
         self, worker_id: str, limit: int, queues: list[str], cursors: Json
     ) -> tuple[datetime, list[ClaimedTask]]:
         """Claim due tasks; with them a time safely before the claim's own."""
-        query = """
-            select h.horizon, c.*
-            from (select pgsched.now() - interval '100 milliseconds' as horizon) as h
-            left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
-        """
         given = [worker_id, limit, queues, Jsonb(cursors, dumps=orjson.dumps)]
-        rows = await self._rows(query, given)
+        rows = await self._rows(_CLAIM, given)
         horizon = rows[0][0]
         if rows[0][1] is None:
             return horizon, []
@@ -149,13 +173,13 @@ class Database:
         )
 
     async def dispatch_targets(self) -> list[Target]:
-        rows = await self._rows("select * from pgsched.dispatch_targets()")
+        rows = await self._rows(_TARGETS)
         return [Target._make(row) for row in rows]
 
     # Schedules
 
     async def due_schedules(self) -> list[DueSchedule]:
-        rows = await self._rows("select * from pgsched.due_schedules()")
+        rows = await self._rows(_DUE_SCHEDULES)
         return [DueSchedule._make(row) for row in rows]
 
     async def fire_schedules(self, ticks: list[dict[str, Json]]) -> int:

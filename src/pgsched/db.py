@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -37,6 +38,8 @@ def translated() -> Iterator[None]:
         yield
     except PoolTimeout as exc:
         raise Unavailable(f"no connection to the database: {exc}") from exc
+    except psycopg.errors.ReadOnlySqlTransaction as exc:  # a primary that is one no more
+        raise Unavailable(f"the database is read-only: {exc}".strip()) from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Unavailable(f"the database cannot be reached: {exc}".strip()) from exc
     except psycopg.DataError as exc:
@@ -46,7 +49,9 @@ def translated() -> Iterator[None]:
         if ours is None:
             raise
         diag = exc.diag
-        raise ours(". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from exc
+        message = ". ".join(filter(None, (diag.message_primary, diag.message_hint)))
+        # An argument has the same name here, but for the prefix.
+        raise ours(re.sub(r"\bp_([a-z_]+)", r"\1", message)) from exc
 
 
 async def connection_of(session: Session) -> Connection:
@@ -97,7 +102,7 @@ def dumps(value: object) -> bytes:
         pass
     try:  # jsonb holds integers of any size, orjson stops at 64 bits
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise Invalid(f"not JSON: {exc}") from exc
 
 

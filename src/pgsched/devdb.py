@@ -233,7 +233,7 @@ def _free_port() -> int:
 def main() -> None:
     """Run a server until Ctrl-C, and print where it is."""
     with suppress(KeyboardInterrupt), DevServer(state_dir() / "dev").shared() as server:
-        signals = {signal.SIGINT, signal.SIGTERM}
+        signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         sys.stdout.write(f"{server.dsn()}\n")
         sys.stdout.flush()

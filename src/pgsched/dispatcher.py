@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from time import monotonic
 from typing import NamedTuple
 
-from pgsched.answers import Outcome, outcome_of
+from pgsched.answers import Outcome, Verdict, outcome_of
 from pgsched.external import ExternalSystemClient
 from pgsched.lease import Lease
 from pgsched.models import ClaimedTask, ExternalSystem
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # Left over, in seconds, to settle a push that took all its time.
 SETTLE_MARGIN = 5.0
+# A fault of our own is no reason to hurry.
+AFTER_A_FAULT = timedelta(seconds=60)
 
 
 class _Held(NamedTuple):
@@ -55,7 +58,7 @@ class ScheduleDispatcher:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_closed = False
-        self._complaints: dict[str, int | None] = {}
+        self._complaints: dict[str, int] = {}
 
     @property
     def room(self) -> int:
@@ -86,9 +89,10 @@ class ScheduleDispatcher:
             held = await self._buffer.get()
             try:
                 await self._dispatch(held)
-            except Exception:
-                # Its deadline takes it back.
+            except Exception as exc:
                 log.exception("task %s could not be dispatched", held.task.id)
+                reason = f"could not be dispatched: {exc!r}"
+                self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
             finally:
                 self._held -= 1
                 self._note_room()
@@ -120,13 +124,16 @@ class ScheduleDispatcher:
 
     def _complain(self, system: ExternalSystem, status: int | None, outcome: Outcome) -> None:
         """Say once what is wrong with a system, and once when it is right again."""
-        if outcome.is_misconfigured:
-            if self._complaints.get(system.name) != status:
-                self._complaints[system.name] = status
-                log.error("external system %s is misconfigured: %s", system.name, outcome.reason)
-        elif system.name in self._complaints and outcome.delay is None:
-            del self._complaints[system.name]
-            log.info("external system %s takes tasks again", system.name)
+        where = f"external system {system.name} ({system.base_url})"
+        if outcome.delay is None:
+            if self._complaints.pop(system.name, None) is not None:
+                log.info("%s takes tasks again", where)
+        elif self._complaints.get(system.name) != (status or 0):
+            self._complaints[system.name] = status or 0
+            if outcome.is_misconfigured:
+                log.error("%s is misconfigured: %s", where, outcome.reason)
+            else:
+                log.warning("%s takes no tasks: %s", where, outcome.reason)
 
     def close(self) -> None:
         """Begin no more pushes: give back what waits, and what is still submitted."""

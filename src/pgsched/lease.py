@@ -9,7 +9,8 @@ import socket
 from time import monotonic
 
 from pgsched.database import Database
-from pgsched.errors import NotFound, PgschedError
+from pgsched.errors import NotFound
+from pgsched.loops import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Lease:
         self._queues = queues
         self._until = 0.0
         self._interval = 5.0
+        self._trouble = Trouble("heartbeat")
         self.worker_id = ""
         self.generation = 0
 
@@ -71,13 +73,15 @@ class Lease:
                 log.warning("worker %s was forgotten; it registers again", self.worker_id)
                 self._until = 0.0
                 await self._register_again()
-            except (PgschedError, TimeoutError) as exc:
-                log.warning("heartbeat failed: %s", str(exc) or type(exc).__name__)
+            except Exception as exc:  # whatever it is, the worker must go on renewing
+                self._trouble.tell(exc)
+            else:
+                self._trouble.over()
 
     async def _register_again(self) -> None:
         try:
             await self.register()
-        except PgschedError as exc:
+        except Exception as exc:
             log.warning("could not register: %s", exc)
 
     async def release(self) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import psycopg
 
 from pgsched.database import CHANNEL
-
-log = logging.getLogger(__name__)
+from pgsched.loops import Trouble
 
 # A half-open connection gives no error: it is asked this often whether it still listens.
 CHECK_INTERVAL = 10.0
@@ -27,6 +25,7 @@ class Listener:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._events: list[asyncio.Event] = []
+        self._trouble = Trouble("listen")
 
     def subscribe(self) -> asyncio.Event:
         """An event of one's own, set by each wake-up and cleared by whoever waits for it."""
@@ -39,8 +38,8 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except (psycopg.Error, TimeoutError) as exc:
-                log.warning("LISTEN was interrupted: %s", str(exc) or type(exc).__name__)
+            except Exception as exc:  # the poll goes on without it
+                self._trouble.tell(exc)
             await asyncio.sleep(RECONNECT_DELAY)
 
     async def _listen(self) -> None:
@@ -49,12 +48,16 @@ class Listener:
         )
         async with connection:
             await connection.execute(f"listen {CHANNEL}")
+            self._trouble.over()
             self._wake()
             while True:
+                heard = False
                 async for _ in connection.notifies(timeout=CHECK_INTERVAL, stop_after=1):
+                    heard = True
                     self._wake()
-                async with asyncio.timeout(CHECK_INTERVAL):
-                    await self._check(connection)
+                if not heard:
+                    async with asyncio.timeout(CHECK_INTERVAL):
+                        await self._check(connection)
 
     async def _check(self, connection: psycopg.AsyncConnection) -> None:
         cursor = await connection.execute("select pg_listening_channels()")

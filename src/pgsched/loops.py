@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
 
 from pgsched.errors import PgschedError
 
@@ -13,20 +14,44 @@ log = logging.getLogger(__name__)
 
 # After an error, so that an outage does not become a storm of calls.
 PAUSE = 1.0
+# The same trouble is told again after so many seconds.
+REPEAT = 30.0
 
 
 async def forever(step: Callable[[], Awaitable[float]]) -> None:
     """Call *step* until cancelled; it returns how many seconds to wait before the next call."""
+    trouble = Trouble(step.__name__.strip("_"))
     while True:
         try:
             seconds = await step()
+            trouble.over()
         except PgschedError as exc:
-            log.warning("%s: %s", step.__name__.strip("_"), exc)
+            trouble.tell(exc)
             seconds = PAUSE
         except Exception:
             log.exception("%s failed; it goes on", step.__name__.strip("_"))
             seconds = PAUSE
         await asyncio.sleep(seconds)
+
+
+class Trouble:
+    """Something that fails again and again, told now and then, and when it is over."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._told_at: float | None = None
+
+    def tell(self, exc: Exception) -> None:
+        if self._told_at is not None and monotonic() - self._told_at < REPEAT:
+            return
+        self._told_at = monotonic()
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        log.warning("%s: %s; trying again", self._name, reason)
+
+    def over(self) -> None:
+        if self._told_at is not None:
+            self._told_at = None
+            log.info("%s works again", self._name)
 
 
 async def end(loops: Iterable[asyncio.Task[None]]) -> None:

@@ -9,7 +9,6 @@ together each file is applied by one, and the others see that it is.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +16,6 @@ from typing import NamedTuple
 import psycopg
 
 from pgsched.errors import MigrationError
-
-log = logging.getLogger(__name__)
 
 _LEDGER = "select to_regclass('pgsched.schema_migrations') is not null"
 
@@ -65,7 +62,7 @@ def migrate(dsn: str) -> list[Migration]:
         MigrationError: A file failed, or the schema is newer in a way this
             version must not touch.
     """
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
         check(connection)
         done = [m for m in migrations() if _apply(connection, m)]
         for migration in migrations():
@@ -90,7 +87,6 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
         raise MigrationError(
             f"migration failed, nothing of this file was applied: {where}"
         ) from exc
-    log.info("applied %03d %s", migration.version, migration.name)
     return True
 
 
@@ -123,8 +119,10 @@ def require_current(dsn: str) -> None:
     Raises:
         MigrationError: It is missing, behind, or too new.
     """
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
         check(connection)
         missing = [f"{m.version:03d} {m.name}" for m in pending(connection)]
+    if len(missing) == len(migrations()):
+        raise MigrationError("the database has no schema pgsched: run `pgsched migrate`")
     if missing:
         raise MigrationError(f"the schema lacks {', '.join(missing)}: run `pgsched migrate`")

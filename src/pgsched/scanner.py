@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pgsched.cursors import Cursors
 from pgsched.database import Database
+from pgsched.errors import Unavailable
 from pgsched.lease import Lease
 from pgsched.loops import end, forever, wait
 from pgsched.models import ClaimedTask, Json
@@ -85,6 +86,8 @@ class ScheduleScanner:
         await self._dispatcher.wait_for_room()
         self._wake.clear()
         limit = min(self._batch, self._dispatcher.room)
+        if limit < 1:  # a sweep was faster
+            return 0
         found = await self.scan_and_dispatch_immediate(limit)
         if found:
             self._looks = _looks()
@@ -112,6 +115,7 @@ class ScheduleScanner:
 
     async def _sweep(self) -> float:
         await self._sweep_due.wait()
+        await self._dispatcher.wait_for_room()
         self._sweep_due.clear()
         began = monotonic()
         for queues in self._turns():
@@ -127,6 +131,8 @@ class ScheduleScanner:
     async def _claim(
         self, queues: list[str], limit: int, cursors: Json
     ) -> tuple[datetime, list[ClaimedTask]]:
+        if not self._lease.is_live:
+            raise Unavailable("the lease could not be renewed: nothing is claimed")
         claimed_at, generation = monotonic(), self._lease.generation
         horizon, tasks = await self._database.claim(self._lease.worker_id, limit, queues, cursors)
         for task in tasks:

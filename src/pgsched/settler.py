@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from pgsched.answers import Outcome, Verdict
 from pgsched.database import Database
+from pgsched.errors import Unavailable
 from pgsched.loops import PAUSE
 from pgsched.models import ClaimedTask, Json
 
@@ -18,6 +20,10 @@ GATHER = 0.005
 BATCH = 500
 # A row that another session has locked is tried again after this, in seconds.
 LOCKED_PAUSE = 0.05
+# What a report can do without.
+_DETAILS = {"output_ref", "next_input"}
+
+_Batch = list[dict[str, Json]]
 
 
 class Settler:
@@ -62,9 +68,9 @@ class Settler:
         reports, self._reports = self._reports[:BATCH], self._reports[BATCH:]
         locked = 0
         try:
-            locked += await self._write_settlements(settlements)
+            locked += await _in_parts(self._write_settlements, settlements)
             settlements = []
-            locked += await self._write_reports(reports)
+            locked += await _in_parts(self._write_reports, reports)
             reports = []
         finally:
             self._settlements += settlements
@@ -106,9 +112,27 @@ class Settler:
             if answer.code == "LOCKED":
                 self._reports.append(reports[answer.report_index])
                 locked += 1
+            elif answer.code == "PS422" and _DETAILS & reports[answer.report_index].keys():
+                log.warning("a result without its details: %s", answer.message)
+                report = reports[answer.report_index]
+                self._reports.append({k: v for k, v in report.items() if k not in _DETAILS})
             elif answer.code:
                 log.info("result refused: %s", answer.message)
         return locked
+
+
+async def _in_parts(write: Callable[[_Batch], Awaitable[int]], batch: _Batch) -> int:
+    """Write *batch*; if something in it cannot be written, all the rest."""
+    try:
+        return await write(batch)
+    except Unavailable:
+        raise
+    except Exception:
+        if len(batch) == 1:  # its deadline takes the task back
+            log.exception("task %s cannot be settled", batch[0]["task_id"])
+            return 0
+    half = len(batch) // 2
+    return await _in_parts(write, batch[:half]) + await _in_parts(write, batch[half:])
 
 
 def _settlement(task: ClaimedTask, verdict: str, outcome: Outcome | None = None) -> dict[str, Json]:

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 # A wake-up may be about tasks alone; it does not make us look more often than this.
 SPACING = 0.1
+# As many as `due_schedules()` gives at once: there may be more.
+FULL = 1000
 
 
 class Ticker:
@@ -28,19 +30,21 @@ class Ticker:
     async def step(self) -> float:
         """Tick, then sleep until a schedule is due, a wake-up, or for the interval."""
         self._wake.clear()
-        await self.tick()
+        if await self.tick() >= FULL:
+            return 0
         due = await self._database.next_due_in([])
         seconds = self._interval if due is None else min(due.total_seconds(), self._interval)
         return SPACING if await wait(self._wake, max(seconds, 0.001)) else 0
 
     async def tick(self) -> int:
-        """Fire what is due, once; how many tasks that made."""
+        """Fire what is due, once; how many schedules that were."""
         due = await self._database.due_schedules()
         if not due:
             return 0
         # Computing can be slow, and pushes must not wait for it.
         ticks = await asyncio.to_thread(lambda: [advance(schedule) for schedule in due])
-        return await self._database.fire_schedules(ticks)
+        await self._database.fire_schedules(ticks)
+        return len(due)
 
 
 def advance(schedule: DueSchedule) -> dict[str, Json]:

@@ -179,6 +179,8 @@ def _origin(url: httpx.URL) -> _Origin:
     if url.scheme not in ("http", "https") or not url.host:
         raise httpx.UnsupportedProtocol(f"the address of an external system is no http URL: {url}")
     port = url.port or (443 if url.scheme == "https" else 80)
+    if port > 65535:
+        raise httpx.UnsupportedProtocol(f"there is no port {port}: {url}")
     return _Origin(url.scheme, url.raw_host.decode("ascii"), port)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 from collections.abc import Coroutine
 from importlib import metadata
@@ -15,7 +16,7 @@ import psycopg
 from pgsched import migrator
 from pgsched.database import Database
 from pgsched.dispatcher import ScheduleDispatcher
-from pgsched.errors import PgschedError
+from pgsched.errors import ConfigError, PgschedError
 from pgsched.external import ExternalSystemClient, make_transport
 from pgsched.lease import Lease
 from pgsched.listener import Listener
@@ -29,8 +30,10 @@ from pgsched.ticker import Ticker
 log = logging.getLogger(__name__)
 
 # Claim, sweep, settle, tick, duties: none waits for another.
-CONNECTIONS = 5
+CONNECTIONS = 6
 DUTY_INTERVAL = 1.0
+# As many as `expire_deadlines()` takes at once: there may be more.
+FULL = 1000
 MAINTENANCE_INTERVAL = 60.0
 # The last settles, after the last push.
 SETTLE_GRACE = 5.0
@@ -74,15 +77,24 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set, then finish what is under way."""
-        await self.start()
+        stopped = asyncio.create_task(stop.wait())
         try:
-            await stop.wait()
+            await self.start()
+            await asyncio.wait({stopped, *self._loops}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                raise PgschedError("a part of the worker has ended by itself; see the log")
             log.info("stopping: no more claims, pushes under way may end")
             await self.stop()
         finally:
+            stopped.cancel()
             await self._abandon()
 
     async def start(self) -> None:
+        if self._settings.public_url is None:
+            log.warning(
+                "PGSCHED_PUBLIC_URL is not set: pushes carry no callback_url, and what is accepted"
+                " must be reported by its task_id"
+            )
         await self._heart.open()
         await self._database.open()
         await self.lease.register()
@@ -91,9 +103,10 @@ class Worker:
         if not self._settings.poll_only:
             self._spawn(self._listener.run())
         self._spawn(self._dispatcher.run())
-        self._spawn(forever(self._settler.step))
+        self._settling = self._spawn(forever(self._settler.step))
         self._spawn(forever(self._ticker.step))
-        self._spawn(forever(self._duties))
+        self._spawn(forever(self._expire_deadlines))
+        self._spawn(forever(self._release_dead_workers))
         self._spawn(forever(self._maintain))
         await self._scanner.start()
 
@@ -104,6 +117,8 @@ class Worker:
         await self._dispatcher.drain(self._settings.shutdown_grace_seconds)
         try:
             async with asyncio.timeout(SETTLE_GRACE):
+                # What it was writing is written again, which is harmless.
+                await end([self._settling])
                 await self._settler.drain()
                 released = await self.lease.release()
                 log.info("stopped; %d tasks were given back", released)
@@ -117,11 +132,15 @@ class Worker:
         await self._database.close()
         await self._heart.close()
 
-    def _spawn(self, loop: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._loops.append(asyncio.create_task(loop))
+        return self._loops[-1]
 
-    async def _duties(self) -> float:
-        await self._database.expire_deadlines()
+    async def _expire_deadlines(self) -> float:
+        expired = await self._database.expire_deadlines()
+        return 0 if expired >= FULL else jittered(DUTY_INTERVAL)
+
+    async def _release_dead_workers(self) -> float:
         await self._database.release_dead_workers(self.lease.worker_id)
         return jittered(DUTY_INTERVAL)
 
@@ -138,11 +157,17 @@ def version() -> str:
         return "0"
 
 
+def is_refusal(reason: str) -> bool:
+    """Whether a server is there and does not want us: waiting would not help."""
+    return bool(re.search(r"FATAL:.*(authentication|password|does not exist|pg_hba)", reason))
+
+
 async def wait_for_database(dsn: str) -> None:
     """
     Wait until the database answers and has the schema of this version.
 
     Raises:
+        ConfigError: It answers, and refuses the user, the password or the database.
         MigrationError: It answers, and the schema is missing, behind, or too new.
     """
     delay = 0.5
@@ -151,6 +176,8 @@ async def wait_for_database(dsn: str) -> None:
             await asyncio.to_thread(migrator.require_current, dsn)
         except psycopg.OperationalError as exc:
             reason = str(exc).strip().partition("\n")[0]
+            if is_refusal(reason):
+                raise ConfigError(f"PGSCHED_DATABASE_URL: {reason}") from exc
             log.warning("no database at %s yet: %s", masked_dsn(dsn), reason)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 10.0)

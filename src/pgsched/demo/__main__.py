@@ -160,8 +160,8 @@ def _kill(connection: psycopg.Connection[Any], victim: subprocess.Popen[bytes]) 
     ).fetchone()
     held = row[0] if row else 0
     return (
-        f"[bold red]kill -9[/] worker 1, which held {held} tasks: "
-        "worker 2 takes them when the lease has ended (30 s)"
+        f"[bold red]kill -9[/] worker 1, which held {held} tasks. Some had reached the executor, "
+        "which reports them itself; worker 2 takes over the others when the lease has ended (30 s)"
     )
 
 
