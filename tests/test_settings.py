@@ -265,3 +265,11 @@ def test_no_password_survives_in_any_form(password: str) -> None:
         masked = conninfo_to_dict(masked_dsn(dsn))
         assert masked.pop("password") == "***"
         assert {"host": "db", "user": "app"}.items() <= masked.items()
+
+
+def test_a_password_with_an_at_sign_must_be_encoded_and_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="percent-encoded") as refused:
+        load_settings(database_url="postgresql://u:s3cr3t@tail@127.0.0.1/x")
+
+    assert "s3cr3t" not in str(refused.value)
+    assert "tail" not in str(refused.value)

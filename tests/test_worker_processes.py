@@ -221,6 +221,34 @@ def test_a_database_without_the_schema_is_an_error_that_says_what_to_do(
     assert "run `pgsched migrate`" in worker.log
 
 
+def test_a_database_that_refuses_us_is_an_error_and_no_outage(
+    pg_server: Any, start_worker: StartWorker
+) -> None:
+    dsn = f"host={pg_server.host} port={pg_server.port} user={pg_server.user} dbname=not_there"
+    worker = start_worker(PGSCHED_DATABASE_URL=dsn)
+
+    assert worker.process.wait(20) == 1
+    assert "PGSCHED_DATABASE_URL: connection failed" in worker.log
+    assert 'database "not_there" does not exist' in worker.log
+
+
+def test_a_worker_whose_heartbeat_hangs_claims_nothing_and_recovers(
+    db: Connection, dsn: str, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    worker.wait_until_ready()
+    with psycopg.connect(dsn) as stranger:
+        stranger.execute("select from pgsched.workers for update")
+        eventually(lambda: "nothing is claimed" in worker.log)
+        [task] = schedule(db, 1)
+        eventually(lambda: worker.log.count("heartbeat") >= 1)
+        query = "select delivery_count from pgsched.tasks where id = %s"
+        assert db.execute(query, [task]).fetchone() == (0,)
+
+    eventually(lambda: statuses(db) == {"DISPATCHED": 1})
+    assert db.execute(query, [task]).fetchone() == (1,)
+
+
 def test_an_outage_of_the_database_is_waited_out(
     db: Connection, receiver: Receiver, start_worker: StartWorker
 ) -> None:

@@ -29,13 +29,15 @@ HIDDEN = "***"
 
 def _dsn(value: str) -> str:
     try:
-        conninfo_to_dict(value)
+        host = conninfo_to_dict(value).get("host") or ""
     except ProgrammingError:
-        # Its own message quotes the string, and with it the password.
+        host = "@"
+    if "@" in str(host):  # the end of a password, if it is not nonsense altogether
+        # Quoting the string would quote the password.
         raise ValueError(
             "is no connection string: use postgresql://user:password@host:5432/name,"
             " with what is special in the password percent-encoded, or key=value pairs"
-        ) from None
+        )
     return value
 
 
