@@ -11,7 +11,7 @@ from tests.sql.sched import HOUR, Sched
 def orphan(sched: Sched) -> str:
     """A task whose definition was deleted while the enqueue had not committed."""
     sched.define("gone")
-    task_id = sched.schedule("gone")
+    task_id = sched.schedule("gone", priority=1)  # first in line
     sched.conn.execute("set session_replication_role = replica")
     sched.conn.execute("delete from pgsched.task_definitions where name = 'gone'")
     sched.conn.execute("reset session_replication_role")
