@@ -1,7 +1,7 @@
 # The commands of development; `make` alone lists them.
 #
 # The first one makes .venv, with uv where there is one and else with venv and
-# pip: the same packages by their hashes, from uv.lock or requirements.lock.
+# pip: the same packages by their hashes, from requirements.lock.
 
 PYTHON ?= python3
 UV     ?= $(shell command -v uv 2>/dev/null)
@@ -50,25 +50,26 @@ db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 test-node-red: $(READY) ## Run the tests against Node-RED (needs Node.js and npm)
 	$(RUN) -m pytest -q -m node_red tests/node_red
 
-# Whatever mirror this machine uses, the lock files name the public index.
 .PHONY: lock
-lock: ## Renew the lock files after a change in pyproject.toml (needs uv)
-	env -u UV_INDEX -u UV_FIND_LINKS uv lock --no-config --default-index https://pypi.org/simple
-	uv export --quiet --frozen --no-config --all-groups --no-emit-project --no-annotate \
-	  --no-header --format requirements.txt --output-file requirements.lock
+lock: ## Renew the lock file after a change in pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --output-file requirements.lock pyproject.toml
 
 # The sources are put on the path and not installed: that would need a build
-# backend, which no lock file holds.
-$(READY): pyproject.toml uv.lock requirements.lock
+# backend, which the lock file does not hold.
+$(READY): pyproject.toml requirements.lock
+	@echo 'installing the packages of requirements.lock into $(VENV), which takes a minute ...'
 ifneq ($(UV),)
-	UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --locked --no-install-project
+	@$(UV) venv --quiet --allow-existing --python '>=3.11' $(VENV)
+	@$(UV) pip sync --quiet --python $(RUN) --require-hashes --only-binary :all: requirements.lock
 else
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'pgsched needs Python 3.11 or newer: make PYTHON=/path/to/python, or install uv'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'this Python cannot make a venv: apt install python3-venv, or install uv'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  --only-binary :all: --requirement requirements.lock
 endif
 	@echo ../../../../src > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pgsched.pth"
