@@ -154,7 +154,7 @@ def version() -> str:
     try:
         return metadata.version("pgsched")
     except metadata.PackageNotFoundError:  # a checkout on the path
-        return "0"
+        return "checkout"
 
 
 def is_refusal(reason: str) -> bool:
