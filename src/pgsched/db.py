@@ -39,7 +39,7 @@ def translated() -> Iterator[None]:
     except PoolTimeout as exc:
         raise Unavailable(f"no connection to the database: {exc}") from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:  # a primary that is one no more
-        raise Unavailable(f"the database is read-only: {exc}".strip()) from exc
+        raise Unavailable(f"the database is read-only: {exc.diag.message_primary}") from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Unavailable(f"the database cannot be reached: {exc}".strip()) from exc
     except psycopg.DataError as exc:

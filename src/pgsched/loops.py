@@ -20,7 +20,8 @@ REPEAT = 30.0
 
 async def forever(step: Callable[[], Awaitable[float]]) -> None:
     """Call *step* until cancelled; it returns how many seconds to wait before the next call."""
-    trouble = Trouble(step.__name__.strip("_"))
+    name = step.__qualname__.replace("._", ".")
+    trouble = Trouble(name)
     while True:
         try:
             seconds = await step()
@@ -29,7 +30,7 @@ async def forever(step: Callable[[], Awaitable[float]]) -> None:
             trouble.tell(exc)
             seconds = PAUSE
         except Exception:
-            log.exception("%s failed; it goes on", step.__name__.strip("_"))
+            log.exception("%s failed; it goes on", name)
             seconds = PAUSE
         await asyncio.sleep(seconds)
 
