@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
@@ -17,27 +16,21 @@ from pgsched.models import (
     TaskStatus,
 )
 from pgsched.reports import report_of, report_until_unlocked
-from pgsched.scheduler import SchedulerService
+from pgsched.scheduler import DeliveryOptions, SchedulerService
 from pgsched.settings import Settings
 from pgsched.ways import WAYS, Run, Timing, own_name, own_timing, parsed, schedule_type_of
 
 
-class AdHoc(Timing, total=False):
+class AdHoc(Timing, DeliveryOptions, total=False):
     """Everything that can be said about an ad-hoc task."""
 
-    queue: str | None
-    priority: int | None
-    max_retries: int | None
-    retry_delay: timedelta | None
-    retry_backoff: str | None
-    timeout: timedelta | None
     input_params: dict[str, Json] | None
     schedule_config: dict[str, Json] | None
     trace_id: UUID | str | None
 
 
 # What belongs to the definition behind an ad-hoc task, not to its run.
-_DEFINITION = {"queue", "priority", "max_retries", "retry_delay", "retry_backoff", "timeout"}
+_DEFINITION = DeliveryOptions.__annotations__.keys()
 
 
 class LifecycleService:

@@ -26,8 +26,8 @@ class TaskOptions(TypedDict, total=False):
     schedule_config: dict[str, Json] | None
 
 
-class DefinitionOptions(TypedDict, total=False):
-    """What a definition may say; the comments on the table's columns explain each."""
+class DeliveryOptions(TypedDict, total=False):
+    """What a definition says about the way of its tasks."""
 
     queue: str | None
     priority: int | None
@@ -35,6 +35,11 @@ class DefinitionOptions(TypedDict, total=False):
     retry_delay: timedelta | None
     retry_backoff: str | None
     timeout: timedelta | None
+
+
+class DefinitionOptions(DeliveryOptions, total=False):
+    """What a definition may say; the comments on the table's columns explain each."""
+
     schedule_type: str | None
     cron_expr: str | None
     schedule_config: dict[str, Json] | None
