@@ -464,12 +464,6 @@ begin
     updated_at      = pgsched.now()
   returning d.id into v_id;
 
-  if p_cron_expr is not null then
-    perform pgsched.schedule_cron(
-      v_id::text, p_cron_expr, p_name => p_name || case when p_is_temporary then ' ' || v_id else '' end
-    );
-  end if;
-
   return v_id;
 exception
   when check_violation or not_null_violation then

@@ -11,7 +11,7 @@
 -- No foreign key at or from a hot table: its check would lock a row that
 -- every enqueue shares.  The functions check instead.
 --
--- Adds   scheduled_tasks, task_instances, task_events, idempotency_keys,
+-- Adds   scheduled_tasks, task_dependencies, task_instances, task_events, idempotency_keys,
 --        status_sequence, guards of definitions and queues that are needed
 -- Locks  nothing
 -- Undo   drop the above
@@ -22,38 +22,39 @@ call pgsched.begin_migration(3, 'tasks');
 
 -- First what a reader of `select *` looks for.
 create table pgsched.scheduled_tasks (
-  id                uuid                  not null default pgsched.uuid7(),
-  status            pgsched.task_status   not null default 'PENDING',
-  queue             text                  not null,
-  priority          pgsched.priority      not null default 0,
-  schedule_type     pgsched.schedule_type not null,
-  scheduled_time    timestamptz           not null,
-  execute_after     timestamptz           not null,
-  attempt           integer               not null default 1,
-  retry_count       integer               not null default 0,
-  max_retries       integer               not null,
-  error_msg         text,
-  definition_id     uuid                  not null,
-  schedule_id       uuid,
-  trace_id          uuid                  not null,
-  loop_id           uuid,
-  next_task_id      uuid,
-  round_index       integer               not null default 0,
-  input_params      jsonb                 not null,
-  schedule_config   jsonb                 not null,
-  worker_id         uuid,
-  delivery_count    integer               not null default 0,
-  lost_count        integer               not null default 0,
-  lapsed_attempt    integer,
-  undelivered_since timestamptz,
-  started_at        timestamptz,
-  dispatched_at     timestamptz,
-  deadline_at       timestamptz,
-  cancelled_at      timestamptz,
-  progress          jsonb,
-  output_ref        text,
-  created_by        text                  not null default session_user,
-  created_at        timestamptz           not null default pgsched.now(),
+  id                   uuid                  not null default pgsched.uuid7(),
+  status               pgsched.task_status   not null default 'PENDING',
+  queue                text                  not null,
+  priority             pgsched.priority      not null default 0,
+  schedule_type        pgsched.schedule_type not null,
+  scheduled_time       timestamptz           not null,
+  execute_after        timestamptz           not null,
+  pending_dependencies integer               not null default 0,
+  attempt              integer               not null default 1,
+  retry_count          integer               not null default 0,
+  max_retries          integer               not null,
+  error_msg            text,
+  definition_id        uuid                  not null,
+  schedule_id          uuid,
+  trace_id             uuid                  not null,
+  loop_id              uuid,
+  next_task_id         uuid,
+  round_index          integer               not null default 0,
+  input_params         jsonb                 not null,
+  schedule_config      jsonb                 not null,
+  worker_id            uuid,
+  delivery_count       integer               not null default 0,
+  lost_count           integer               not null default 0,
+  lapsed_attempt       integer,
+  undelivered_since    timestamptz,
+  started_at           timestamptz,
+  dispatched_at        timestamptz,
+  deadline_at          timestamptz,
+  cancelled_at         timestamptz,
+  progress             jsonb,
+  output_ref           text,
+  created_by           text                  not null default session_user,
+  created_at           timestamptz           not null default pgsched.now(),
 
   constraint scheduled_tasks_pkey
     primary key (id),
@@ -71,7 +72,10 @@ create table pgsched.scheduled_tasks (
     check (attempt >= 1),
 
   constraint scheduled_tasks_retries_are_within_budget
-    check (retry_count between 0 and max_retries)
+    check (retry_count between 0 and max_retries),
+
+  constraint scheduled_tasks_dependencies_are_counted
+    check (pending_dependencies >= 0)
 )
 with (
   fillfactor = 70,
@@ -86,7 +90,7 @@ with (
 -- meets a task that is not due: execute_after is a column of its own.
 create index scheduled_tasks_due_idx
   on pgsched.scheduled_tasks (queue, priority desc, execute_after, id)
-  where status = 'PENDING';
+  where status = 'PENDING' and pending_dependencies = 0;
 
 -- What is under way, for deadlines and for counting a queue.
 create index scheduled_tasks_deadline_idx
@@ -97,6 +101,15 @@ create index scheduled_tasks_loop_idx
   on pgsched.scheduled_tasks (loop_id)
   where loop_id is not null;
 
+-- What waits for another task, for counting a queue.
+create index scheduled_tasks_waiting_idx
+  on pgsched.scheduled_tasks (queue)
+  where pending_dependencies > 0;
+
+create index scheduled_tasks_schedule_idx
+  on pgsched.scheduled_tasks (schedule_id)
+  where schedule_id is not null;
+
 comment on table pgsched.scheduled_tasks is
   'Unfinished tasks, and nothing else.  Read it through the view tasks; change it through the functions.';
 comment on column pgsched.scheduled_tasks.id is 'UUIDv7.';
@@ -106,6 +119,7 @@ comment on column pgsched.scheduled_tasks.priority is 'Urgent first, within its 
 comment on column pgsched.scheduled_tasks.schedule_type is 'Why it exists.';
 comment on column pgsched.scheduled_tasks.scheduled_time is 'The nominal time; never changes.';
 comment on column pgsched.scheduled_tasks.execute_after is 'Not to be claimed before; moved by retries and deferrals.';
+comment on column pgsched.scheduled_tasks.pending_dependencies is 'How many tasks it still waits for; not to be claimed before that is 0.';
 comment on column pgsched.scheduled_tasks.attempt is 'The number of the execution, from 1; with the id it is the idempotency key.';
 comment on column pgsched.scheduled_tasks.retry_count is 'Retries used.';
 comment on column pgsched.scheduled_tasks.max_retries is 'Retries allowed, copied from the definition.';
@@ -131,6 +145,24 @@ comment on column pgsched.scheduled_tasks.progress is 'The latest progress the e
 comment on column pgsched.scheduled_tasks.output_ref is 'Where its output is, as reported.';
 comment on column pgsched.scheduled_tasks.created_by is 'The role that scheduled it.';
 comment on column pgsched.scheduled_tasks.created_at is 'When it was scheduled.';
+
+-- An edge goes when the task it points at ends.  Whoever ends it deletes what
+-- it sees; resolve_dependencies() finds what was written meanwhile.
+create table pgsched.task_dependencies (
+  task_id       uuid not null,
+  depends_on_id uuid not null,
+
+  constraint task_dependencies_pkey
+    primary key (depends_on_id, task_id)
+);
+
+create index task_dependencies_task_idx
+  on pgsched.task_dependencies (task_id);
+
+comment on table pgsched.task_dependencies is
+  'Which unfinished task waits for which: it may run when that has ended.';
+comment on column pgsched.task_dependencies.task_id is 'The task that waits.';
+comment on column pgsched.task_dependencies.depends_on_id is 'The task it waits for.';
 
 create table pgsched.task_instances (
   like pgsched.scheduled_tasks including comments including defaults,
@@ -244,7 +276,13 @@ create function pgsched.guard_queue()
   language plpgsql
 as $$
 begin
-  if exists (select from pgsched.scheduled_tasks as t where t.queue = old.name and t.status = 'PENDING')
+  if exists (
+      select from pgsched.scheduled_tasks as t
+      where t.queue = old.name
+        and t.status = 'PENDING'
+        and t.pending_dependencies = 0
+    )
+    or exists (select from pgsched.scheduled_tasks as t where t.queue = old.name and t.pending_dependencies > 0)
     or exists (select from pgsched.scheduled_tasks as t where t.queue = old.name and t.deadline_at is not null)
   then
     raise exception sqlstate 'PS409' using

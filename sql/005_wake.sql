@@ -127,6 +127,7 @@ begin
     from pgsched.scheduled_tasks as t
     where t.queue = q.name
       and t.status = 'PENDING'
+      and t.pending_dependencies = 0
       and t.priority = p.priority
       and t.execute_after > v_now
     order by t.execute_after
@@ -137,8 +138,8 @@ begin
     select s.next_run_at
     from pgsched.schedules as s
     where s.is_active
-      and s.next_run_at > v_now
-    order by s.next_run_at
+      and coalesce(s.next_run_at, '-infinity') > v_now
+    order by coalesce(s.next_run_at, '-infinity'), s.id
     limit 1
   )) - v_now;
 end;

@@ -2,13 +2,14 @@
 --
 -- The ends of a task, for sets of them.  Everything that finishes one comes
 -- here, from settle, report, deadline, lost lease and cancel alike: the task
--- moves from the hot table to the record, and the next round of its loop is
--- made in the same statement.
+-- moves from the hot table to the record, the next round of its loop is made
+-- in the same statement, and what waited for it may run.
 --
 -- The callers hold the row locks.
 --
 -- Adds   task_end, failed_attempt, record_events(), has_next_round(), finish_tasks(),
---        begin_rounds(), retry_pause(), fail_attempts(), lose_tasks()
+--        begin_rounds(), unblock_tasks(), resolve_dependencies(), retry_pause(),
+--        fail_attempts(), lose_tasks()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -134,6 +135,10 @@ begin
   if v_next is not null then
     perform pgsched.begin_rounds(p_ends, v_next, p_now);
   end if;
+
+  if exists (select from pgsched.task_dependencies as d where d.depends_on_id = any (v_ids)) then
+    perform pgsched.unblock_tasks(v_ids, p_now);
+  end if;
 end;
 $$;
 
@@ -186,6 +191,99 @@ $$;
 
 comment on function pgsched.begin_rounds(pgsched.task_end[], uuid[], timestamptz) is
   'Make the rounds that follow those just finished.';
+
+-- A task that a stranger has locked keeps its edge, for resolve_dependencies().
+create function pgsched.unblock_tasks(p_ended_ids uuid[], p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids  uuid[];
+  v_free boolean;
+begin
+  v_ids := array(
+    select t.id
+    from pgsched.scheduled_tasks as t
+    where t.id = any (array(
+      select d.task_id
+      from pgsched.task_dependencies as d
+      where d.depends_on_id = any (p_ended_ids)
+    ))
+    for update skip locked
+  );
+
+  with gone as (
+    delete from pgsched.task_dependencies as d
+    where d.depends_on_id = any (p_ended_ids)
+      and (
+        d.task_id = any (v_ids)
+        or (select t.id from pgsched.scheduled_tasks as t where t.id = d.task_id) is null
+      )
+    returning d.task_id
+  ),
+  freed as (
+    update pgsched.scheduled_tasks as t
+    set
+      pending_dependencies = t.pending_dependencies - e.count,
+      execute_after        = greatest(t.execute_after, p_now)
+    from (
+      select g.task_id, count(*) as count
+      from gone as g
+      group by g.task_id
+    ) as e
+    where t.id = any (v_ids)
+      and t.id = e.task_id
+    returning t.pending_dependencies
+  )
+  select bool_or(f.pending_dependencies = 0)
+  into v_free
+  from freed as f;
+
+  if v_free then
+    perform pgsched.wake();
+  end if;
+end;
+$$;
+
+comment on function pgsched.unblock_tasks(uuid[], timestamptz) is
+  'Let what waited for these tasks run, however they ended.';
+
+create function pgsched.resolve_dependencies()
+  returns integer
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now   timestamptz := pgsched.now();
+  v_ended uuid[];
+begin
+  if not pgsched.try_duty('dependencies') then
+    return 0;
+  end if;
+
+  v_ended := array(
+    select distinct d.depends_on_id
+    from pgsched.task_dependencies as d
+    where (select t.id from pgsched.scheduled_tasks as t where t.id = d.depends_on_id) is null
+  );
+
+  if cardinality(v_ended) > 0 then
+    perform pgsched.unblock_tasks(v_ended, v_now);
+  end if;
+
+  return cardinality(v_ended);
+end;
+$$;
+
+comment on function pgsched.resolve_dependencies() is
+  'Let run what waits for tasks that ended before the waiting was seen.  Returns how many such tasks there were.';
 
 -- Up to a tenth more than asked, so that what failed together does not come
 -- back together.

@@ -101,6 +101,7 @@ begin
       from pgsched.scheduled_tasks as t
       where t.queue = slot.name
         and t.status = 'PENDING'
+        and t.pending_dependencies = 0
         and t.priority = slot.priority
         and t.execute_after <= v_now
         and (t.execute_after, t.id) > (slot.after_time, slot.after_id)

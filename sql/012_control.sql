@@ -70,6 +70,10 @@ comment on function pgsched.refuse_unless_recorded(uuid, text) is
 create function pgsched.cancel_task(p_task_id uuid, p_reason text default null)
   returns text
   language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now    timestamptz := pgsched.now();
@@ -78,6 +82,22 @@ begin
   if not pgsched.lock_task(p_task_id) then
     perform pgsched.refuse_unless_recorded(p_task_id, 'cancelled');
   end if;
+
+  -- Behind a run that waited for another, the next one waits for that other.
+  update pgsched.schedules as s
+  set last_task_id = (
+    select d.depends_on_id
+    from pgsched.task_dependencies as d
+    where d.task_id = p_task_id
+    limit 1
+  )
+  where s.last_task_id = p_task_id
+    and s.id = (
+      select t.schedule_id
+      from pgsched.scheduled_tasks as t
+      where t.id = p_task_id
+        and t.pending_dependencies > 0
+    );
 
   perform pgsched.record_events(array[p_task_id], 'CANCELLED', v_reason, v_now);
   perform pgsched.finish_tasks(
@@ -140,6 +160,12 @@ begin
   );
 
   perform pgsched.record_events(array[p_task_id], 'OPERATOR_RETRY', 'was ' || v_task.status, v_now);
+
+  -- The retry of an old run holds up no later one.
+  update pgsched.schedules as s
+  set last_task_id = null
+  where s.id = v_task.schedule_id
+    and s.last_task_id = p_task_id;
 
   return 'PENDING';
 exception

@@ -1,20 +1,20 @@
--- 014 views
+-- 016 views
 --
 -- For people.  No view counts millions of rows to draw a number: depths are
 -- exact up to 10,000 and say 10,000 beyond.
 --
--- Adds   tasks, queue_stats, upcoming
+-- Adds   tasks, queue_stats, upcoming, schedule_status, explain_schedule()
 -- Locks  nothing
--- Undo   drop view pgsched.tasks, pgsched.queue_stats, pgsched.upcoming;
+-- Undo   drop the above
 
 begin;
 
-call pgsched.begin_migration(14, 'views');
+call pgsched.begin_migration(16, 'views');
 
 create view pgsched.tasks as
   select
     t.id, t.status, d.name as definition_name, t.queue, t.priority, t.schedule_type, t.scheduled_time,
-    t.execute_after, t.attempt, t.retry_count, t.max_retries, t.error_msg, t.output_ref, t.progress,
+    t.execute_after, t.pending_dependencies, t.attempt, t.retry_count, t.max_retries, t.error_msg, t.output_ref, t.progress,
     t.definition_id, t.schedule_id, t.trace_id, t.loop_id, t.next_task_id, t.round_index, t.input_params,
     t.schedule_config, t.worker_id, t.delivery_count, t.lost_count, t.lapsed_attempt, t.undelivered_since,
     t.started_at, t.dispatched_at, t.deadline_at, t.cancelled_at, t.created_by, t.created_at, t.finished_at
@@ -39,6 +39,7 @@ create view pgsched.queue_stats as
     due.count as due_count,
     due.oldest as oldest_due_since,
     later.count as later_count,
+    waiting.count as waiting_count,
     under_way.scheduled as scheduled_count,
     under_way.dispatched as dispatched_count,
     under_way.running as running_count
@@ -52,6 +53,7 @@ create view pgsched.queue_stats as
       from pgsched.scheduled_tasks as t
       where t.queue = q.name
         and t.status = 'PENDING'
+        and t.pending_dependencies = 0
         and t.priority = p.priority
         and t.execute_after <= n.at
       order by t.execute_after
@@ -66,11 +68,22 @@ create view pgsched.queue_stats as
       from pgsched.scheduled_tasks as t
       where t.queue = q.name
         and t.status = 'PENDING'
+        and t.pending_dependencies = 0
         and t.priority = p.priority
         and t.execute_after > n.at
       limit 10000
     ) as one
   ) as later
+  cross join lateral (
+    select count(*) as count
+    from (
+      select
+      from pgsched.scheduled_tasks as t
+      where t.queue = q.name
+        and t.pending_dependencies > 0
+      limit 10000
+    ) as one
+  ) as waiting
   cross join lateral (
     select
       count(*) filter (where one.status = 'SCHEDULED') as scheduled,
@@ -86,7 +99,7 @@ create view pgsched.queue_stats as
   ) as under_way;
 
 comment on view pgsched.queue_stats is
-  'Each queue: what is due and since when, what comes later, what is under way.  Counts stop at 10,000.';
+  'Each queue: what is due and since when, what comes later, what waits for another task, what is under way.  Counts stop at 10,000.';
 
 create view pgsched.upcoming as
   select u.at, u.kind, u.id, u.name, u.queue, u.priority
@@ -101,6 +114,7 @@ create view pgsched.upcoming as
         from pgsched.scheduled_tasks as c
         where c.queue = q.name
           and c.status = 'PENDING'
+          and c.pending_dependencies = 0
           and c.priority = p.priority
           and c.execute_after > n.at
         order by c.execute_after
@@ -126,5 +140,164 @@ create view pgsched.upcoming as
 
 comment on view pgsched.upcoming is
   'The next 100 things to come due: tasks that wait, and schedules that will fire.';
+
+create view pgsched.schedule_status as
+  select
+    s.name,
+    case
+      when s.is_active then 'ACTIVE'
+      when s.paused_at is not null then 'PAUSED'
+      when s.error_msg is not null then 'BROKEN'
+      else 'ENDED'
+    end as state,
+    d.name as definition_name,
+    coalesce(s.cron_expr, 'every ' || s.every) as runs_at,
+    case when s.cron_expr is not null then s.timezone end as timezone,
+    s.next_run_at,
+    s.last_run_at,
+    run.task_id as last_task_id,
+    coalesce(hot.status, record.status) as last_task_status,
+    s.run_count,
+    s.idle_count,
+    latest.outcome as last_outcome,
+    coalesce(latest.folded_until, latest.scheduled_time) as last_fire_at,
+    latest.reason as last_reason,
+    s.pause_note,
+    s.paused_until,
+    s.error_msg,
+    s.cron_expr,
+    s.every,
+    s.overlap_policy,
+    s.misfire_policy,
+    s.misfire_grace,
+    s.jitter,
+    s.starts_at,
+    s.ends_at,
+    s.max_runs,
+    s.input_params,
+    s.schedule_config,
+    coalesce(s.queue, d.queue) as queue,
+    coalesce(s.priority, d.priority)::integer as priority,
+    s.trace_id,
+    s.is_own,
+    s.definition_id,
+    s.id,
+    s.created_by,
+    s.created_at,
+    s.changed_at,
+    s.paused_at,
+    s.ended_at,
+    s.tz_version
+  from pgsched.schedules as s
+  join pgsched.task_definitions as d
+    on d.id = s.definition_id
+  left join lateral (
+    select f.*
+    from pgsched.schedule_fires as f
+    where f.schedule_id = s.id
+    order by f.scheduled_time desc
+    limit 1
+  ) as latest
+    on true
+  left join lateral (
+    select f.task_id
+    from pgsched.schedule_fires as f
+    where f.schedule_id = s.id
+      and f.scheduled_time = s.last_run_at
+  ) as run
+    on true
+  left join lateral (
+    select t.status
+    from pgsched.scheduled_tasks as t
+    where t.id = run.task_id
+  ) as hot
+    on true
+  left join lateral (
+    select i.status
+    from pgsched.task_instances as i
+    where i.id = run.task_id
+    limit 1
+  ) as record
+    on true;
+
+comment on view pgsched.schedule_status is
+  'Each schedule: whether it fires, when next, and what became of its latest instants.';
+
+create function pgsched.explain_schedule(p_schedule text)
+  returns text
+  language plpgsql
+  stable
+as $$
+declare
+  v_now      timestamptz := pgsched.now();
+  v_id       uuid := (pgsched.find_schedule(p_schedule)).id;
+  v_schedule pgsched.schedule_status;
+  v_workers  boolean := exists (select from pgsched.workers as w where w.lease_expires_at > v_now);
+begin
+  select s.*
+  into v_schedule
+  from pgsched.schedule_status as s
+  where s.id = v_id;
+
+  return concat_ws(
+    E'\n',
+    case v_schedule.state
+      when 'PAUSED' then format(
+        'It is paused since %s, %s%s.  select pgsched.resume_schedule(%L) ends the pause.',
+        v_schedule.paused_at,
+        coalesce('until ' || v_schedule.paused_until, 'until somebody resumes it'),
+        coalesce(' (' || v_schedule.pause_note || ')', ''),
+        v_schedule.name
+      )
+      when 'BROKEN' then format(
+        'It is switched off, since it cannot be read: %s.  pgsched.reschedule() mends it.', v_schedule.error_msg
+      )
+      when 'ENDED' then format(
+        'It ended at %s: it had made %s runs%s%s.',
+        v_schedule.ended_at, v_schedule.run_count,
+        coalesce(', max_runs is ' || v_schedule.max_runs, ''),
+        coalesce(', ends_at is ' || v_schedule.ends_at, '')
+      )
+      else case
+        when v_schedule.next_run_at > v_now
+        then format('It fires next at %s, in %s.', v_schedule.next_run_at, date_trunc('second', v_schedule.next_run_at - v_now))
+        when not v_workers
+        then 'It is due, and no worker is alive to fire it.  Start one: pgsched worker.'
+        when v_schedule.next_run_at is null
+        then 'A worker is about to compute when it fires next.'
+        else format('It is due since %s, and a worker is about to fire it; if that lasts, see whether a session holds a lock on its row.', v_schedule.next_run_at)
+      end
+    end,
+    (
+      select format('Its definition %L is not active: its instants are SKIPPED.  Set is_active in pgsched.task_definitions.', d.name)
+      from pgsched.task_definitions as d
+      where d.id = v_schedule.definition_id
+        and not d.is_active
+    ),
+    (
+      select format('Its queue %L is paused%s: its runs wait there.  select pgsched.resume_queue(%1$L) ends that.', q.name, coalesce(' (' || q.pause_note || ')', ''))
+      from pgsched.queues as q
+      where q.name = v_schedule.queue
+        and q.is_paused
+    ),
+    case
+      when v_schedule.last_run_at is null then 'It has not made a run yet.'
+      else format(
+        'Its latest run was that of %s: task %s, %s.',
+        v_schedule.last_run_at, v_schedule.last_task_id, coalesce(v_schedule.last_task_status, 'no longer on record')
+      )
+    end,
+    case when v_schedule.idle_count > 0 and v_schedule.last_outcome <> 'RUN' then format(
+      '%s%s did not run; the latest, that of %s, was %s: %s.',
+      case v_schedule.idle_count when 1 then 'One instant' else v_schedule.idle_count || ' instants' end,
+      case when v_schedule.last_run_at is not null then ' since then' else '' end,
+      v_schedule.last_fire_at, v_schedule.last_outcome, v_schedule.last_reason
+    ) end
+  );
+end;
+$$;
+
+comment on function pgsched.explain_schedule(text) is
+  'Why a schedule fires or does not, what became of its latest instants, and what to do; in words.';
 
 commit;

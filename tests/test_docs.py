@@ -54,45 +54,69 @@ VIEWS = sorted(sections(API["Views"]))
 INTERNAL = {
     # triggers and migrations
     "begin_migration",
+    "begin_schedule",
     "guard_definition",
     "guard_queue",
+    "keep_own_schedule",
+    "log_schedule_change",
+    "note_gap_of_deleted",
     "reset_schedule",
     "wake_always",
     "wake_on_insert",
     # checks and look-ups
     "check_cron",
+    "check_every",
     "check_loop_config",
     "check_payload",
     "check_priority",
     "check_queue",
+    "check_schedule",
     "claimable_queues",
     "explain_refusal",
     "find_definition",
+    "find_schedule",
     "has_next_round",
     "is_unfinished",
     "is_well_formed",
+    "jitter_of",
     "judge_report",
     "judge_settlement",
     "lease_term",
+    "own_schedule_name",
     "refuse_unless_recorded",
     "retry_pause",
+    "schedule_settings",
     "uuid7",
     # steps
     "accept_tasks",
+    "advance_schedules",
     "apply_reports",
     "begin_rounds",
+    "end_pauses",
+    "end_schedules",
     "enqueue_task",
+    "enter_fires",
     "fail_attempts",
     "finish_tasks",
+    "fold_fires",
+    "fold_newest",
     "hold_key",
+    "lock_schedule",
     "lock_task",
     "lock_tasks_of",
+    "log_schedule_act",
     "lose_tasks",
+    "make_runs",
+    "note_gap",
+    "plan_fires",
+    "put_schedule",
     "record_events",
     "record_refusals",
     "return_tasks",
     "start_tasks",
     "try_duty",
+    "unblock_tasks",
+    "unfold_fires",
     "was_woken",
 }
 FUNCTIONS = """
@@ -103,6 +127,7 @@ FUNCTIONS = """
 # How Postgres writes what the docs write shorter.
 SHORT = {
     "timestamp with time zone": "timestamptz",
+    "'00:00:00'": "'0 seconds'",
     "'00:00:30'": "'30 seconds'",
     "'00:01:00'": "'60 seconds'",
     "'01:00:00'": "'1 hour'",
@@ -111,7 +136,7 @@ SHORT = {
 
 
 def shortened(text: str) -> str:
-    text = re.sub(r"('|NULL)::[a-z]+(\[\])?", r"\1", text)
+    text = re.sub(r"('|NULL)::[a-z ]+(\[\])?", r"\1", text)
     text = re.sub(r"\b(DEFAULT|NULL|SETOF|TABLE)\b", lambda word: word[0].lower(), text)
     for long, short in SHORT.items():
         text = text.replace(long, short)
@@ -254,7 +279,8 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_of_a_command_is_documented(name: str) -> None:
-    flags = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+    given = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    flags = {option for option in given if option.startswith("--")}
     common = {"--database-url", "--help"}
 
     assert set(re.findall(r"`(--[\w-]+)`", sections(PAGE)[name])) == flags - common

@@ -108,7 +108,6 @@ async def test_an_ad_hoc_cron_leaves_the_schedule_of_that_name_alone(conn: Conne
         ("DELAY", {"delay": -MINUTE}, "delay"),
         ("CRON", {}, "cron_expression"),
         ("CRON", {"cron_expression": "nonsense"}, "cron_expr"),
-        ("CRON", {"cron_expression": "* * * * *", "trace_id": NOBODY}, "trace_id"),
         ("LOOP", {"max_rounds": 0}, "max_rounds"),
         ("LOOP", {"schedule_config": 5}, "schedule_config"),
         ("INTERVAL_LOOP", {}, "loop_interval"),

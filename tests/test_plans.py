@@ -18,6 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from pgsched.firing import tick_of
 from tests.sql.sched import Sched, settlement
 
 BATCH = 200
@@ -50,6 +51,10 @@ CALLS = [
     "dead workers",
     "next_due_in",
     "expire_deadlines",
+    "due schedules",
+    "fire",
+    "resolve dependencies",
+    "delete a schedule",
 ]
 EXPLAIN = """
     load 'auto_explain';
@@ -59,7 +64,7 @@ EXPLAIN = """
     set auto_explain.log_nested_statements = on;
     set auto_explain.log_format = 'json';
 """
-HOT = ("scheduled_tasks", "task_instances")
+HOT = ("scheduled_tasks", "task_instances", "schedules", "schedule_fires")
 
 
 class Node(NamedTuple):
@@ -131,6 +136,25 @@ def fill(sched: Sched, count: int, after: str) -> None:
     )
 
 
+def fill_schedules(sched: Sched, count: int) -> None:
+    """Add schedules that are due, and half of them with a run that is under way."""
+    with sched.conn.transaction():
+        sched.conn.execute("set local session_replication_role = 'replica'")
+        sched.conn.execute(
+            """
+            insert into pgsched.schedules
+              (definition_id, name, every, next_run_at, counts_from, last_task_id)
+            select
+              d.id, pgsched.uuid7()::text, interval '1 hour', n.at, n.at - interval '30 minutes',
+              case when i %% 2 = 0 then (select t.id from pgsched.scheduled_tasks as t limit 1) end
+            from pgsched.task_definitions as d
+            cross join (select pgsched.now() as at) as n
+            cross join generate_series(1, %s) as i
+            """,
+            [count],
+        )
+
+
 COLUMNS = """
     select a.attname::text
     from pg_attribute as a
@@ -183,10 +207,30 @@ def exercise(sched: Sched, observer: Observer) -> None:
     settle("settle retried", claim("claim"), "RETRY")
     settle("settle refused", claim("claim"), "REFUSED")
     single(sched, observer)
+    repeated(sched, observer)
     with observer.watching("next_due_in"):
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
         sched.call("expire_deadlines", BATCH)
+
+
+def repeated(sched: Sched, observer: Observer) -> None:
+    """What is done to schedules, and to what waits for another task."""
+    with observer.watching("due schedules"):
+        due = sched.due(BATCH)
+    with observer.watching("fire"):
+        sched.tick(*(tick_of(schedule) for schedule in due))
+    sched.conn.execute(
+        "insert into pgsched.task_dependencies (task_id, depends_on_id)"
+        f" select gen_random_uuid(), gen_random_uuid() from generate_series(1, {BATCH})".encode()
+    )
+    with observer.watching("resolve dependencies"):
+        sched.call("resolve_dependencies")
+    sched.call("schedule_cron", "job", "@daily", name="a")
+    for _ in range(BATCH):
+        sched.call("trigger_schedule", "a")
+    with observer.watching("delete a schedule"):
+        assert sched.call("delete_schedule", "a") == BATCH
 
 
 def single(sched: Sched, observer: Observer) -> None:
@@ -230,8 +274,10 @@ def live(sched: Sched, observer: Observer) -> dict[str, dict[str, list[Node]]]:
         phase("empty")
     sched.conn.execute("analyze pgsched.scheduled_tasks")  # the last it hears for long
     fill(sched, 100, "interval '-1 hour'")
+    fill_schedules(sched, 100)
     phase("a hundred")
     fill(sched, 100_000, "interval '-1 minute'")
+    fill_schedules(sched, 20_000)
     phase("a hundred thousand")
     churn(sched, 50_000)
     phase("churned")
@@ -301,8 +347,23 @@ def test_what_is_due_is_found_by_its_index(
     assert "scheduled_tasks_due_idx" in {node.used_index for node in seen[phase][call]}
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_due_schedule_is_found_by_its_index(
+    seen: dict[str, dict[str, list[Node]]], phase: str
+) -> None:
+    used = {n.used_index for n in seen[phase]["due schedules"] if n.relation == "schedules"}
+
+    assert "schedules_due_idx" in used
+
+
 def test_the_claims_were_of_full_batches(seen: dict[str, dict[str, list[Node]]]) -> None:
     """Or the bounds above would say nothing."""
     for phase in PHASES[2:]:
         updated = [n.rows for n in seen[phase]["claim"] if n.kind == "LockRows"]
         assert max(updated) == BATCH, phase
+
+
+def test_the_ticks_were_of_full_batches(seen: dict[str, dict[str, list[Node]]]) -> None:
+    for phase in PHASES[2:]:
+        locked = [n.rows for n in seen[phase]["fire"] if n.kind == "LockRows"]
+        assert max(locked) == BATCH, phase

@@ -1,5 +1,6 @@
 """pgsched: a durable task scheduler in your own Postgres."""
 
+from pgsched.control import ScheduleControl
 from pgsched.cron import CronGenerator
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.errors import (
@@ -37,6 +38,7 @@ __all__ = [
     "NotFound",
     "PgschedError",
     "ReportAnswer",
+    "ScheduleControl",
     "ScheduleDispatcher",
     "ScheduleScanner",
     "ScheduleType",

@@ -32,6 +32,7 @@ LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 CENTURY = timedelta(days=36525)
 YEAR = timedelta(days=366)
 DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
 ZERO = timedelta(0)
 
 
@@ -64,6 +65,8 @@ Priority = Annotated[int, Field(ge=-9, le=9)]
 Retries = Annotated[int, Field(ge=0, le=100)]
 Rounds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Backoff = Literal["fixed", "exponential"]
+Overlap = Literal["skip", "queue_one", "allow"]
+Misfire = Literal["latest", "all", "none"]
 Time = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
 
 
@@ -96,12 +99,28 @@ class Arguments(BaseModel):
     scheduled_time: Time | None = None
     max_rounds: Rounds | None = None
     loop_interval: Annotated[timedelta, Field(ge=ZERO, le=YEAR)] | None = None
+
+    # A schedule
     cron_expression: Text = ""
     timezone: Text = "UTC"
+    every: Annotated[timedelta, Field(ge=SECOND, le=YEAR)] = SECOND
+    overlap_policy: Overlap | None = None
+    misfire_policy: Misfire | None = None
+    misfire_grace: Annotated[timedelta, Field(ge=SECOND, le=YEAR)] | None = None
+    jitter: Annotated[timedelta, Field(ge=ZERO, le=DAY)] | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
+    max_runs: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
 
     # What is there already
     task_id: Id = UUID(int=0)
     reason: Text | None = None
+    schedule: Annotated[Text, BeforeValidator(_plain_id)] = ""
+    note: Text | None = None
+    until: Time | None = None
+    from_time: Time = EARLIEST
+    to_time: Time = EARLIEST
+    max_instants: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pgsched.db import Connection, report_statuses, translated
+from pgsched.due import DueBackfill, DueGap, DueSchedule
 from pgsched.errors import Unavailable
-from pgsched.models import ClaimedTask, DueSchedule, Json, ReportAnswer, Target
+from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
 
 CHANNEL = "pgsched"
 # No call takes so long, in seconds, unless nobody answers.
@@ -35,7 +36,9 @@ _CLAIM = f"""
     left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
 """  # noqa: S608
 _TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608
-_DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules() as s"  # noqa: S608
+_DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules(%s, %s, %s) as s"  # noqa: S608
+_DUE_GAPS = f"select {_columns(DueGap, 'g')} from pgsched.due_gaps() as g"  # noqa: S608
+_DUE_BACKFILLS = f"select {_columns(DueBackfill, 'b')} from pgsched.due_backfills() as b"  # noqa: S608
 
 
 class _RawJson(Loader):
@@ -178,13 +181,34 @@ class Database:
 
     # Schedules
 
-    async def due_schedules(self) -> list[DueSchedule]:
-        rows = await self._rows(_DUE_SCHEDULES)
+    async def due_schedules(self, limit: int, after: DueSchedule | None) -> list[DueSchedule]:
+        """Up to *limit* of them, those behind *after*."""
+        behind = (after.next_run_at, after.schedule_id) if after else (None, None)
+        rows = await self._rows(_DUE_SCHEDULES, [limit, *behind])
         return [DueSchedule._make(row) for row in rows]
 
     async def fire_schedules(self, ticks: list[dict[str, Json]]) -> int:
         query = "select pgsched.fire_schedules(%s)"
         return cast("int", await self._value(query, [Jsonb(ticks, dumps=orjson.dumps)]))
+
+    async def recompute_schedules(self, tz_version: str) -> int:
+        query = "select pgsched.recompute_schedules(%s)"
+        return cast("int", await self._value(query, [tz_version]))
+
+    async def due_gaps(self) -> list[DueGap]:
+        rows = await self._rows(_DUE_GAPS)
+        return [DueGap._make(row) for row in rows]
+
+    async def close_gap(self, step: dict[str, Json]) -> None:
+        await self._rows("select pgsched.close_gap(%s)", [Jsonb(step, dumps=orjson.dumps)])
+
+    async def due_backfills(self) -> list[DueBackfill]:
+        rows = await self._rows(_DUE_BACKFILLS)
+        return [DueBackfill._make(row) for row in rows]
+
+    async def run_backfill(self, step: dict[str, Json]) -> int:
+        query = "select pgsched.run_backfill(%s)"
+        return cast("int", await self._value(query, [Jsonb(step, dumps=orjson.dumps)]))
 
     # Duties that any worker may do
 
@@ -194,6 +218,9 @@ class Database:
     async def release_dead_workers(self, worker_id: str) -> int:
         query = "select pgsched.release_dead_workers(%s)"
         return cast("int", await self._value(query, [worker_id]))
+
+    async def resolve_dependencies(self) -> int:
+        return cast("int", await self._value("select pgsched.resolve_dependencies()"))
 
     async def maintain(self) -> int:
         return cast("int", await self._value("select pgsched.maintain()"))

@@ -1,9 +1,9 @@
 """
-SQL in the caller's session: functions called by name, and rows read for people.
+SQL in the caller's session: functions called by name.
 
 Everything that changes state is a function of the schema `pgsched`; this module
-and `database.py` carry arguments in and rows out, and translate errors.  No
-other one speaks SQL.
+and `database.py` carry arguments in and rows out, and translate errors, and
+`reading.py` reads for people.  No other one speaks SQL.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
-from uuid import UUID
+from typing import Any
 
 import orjson
 import psycopg
-from psycopg.rows import TupleRow, class_row, dict_row, tuple_row
+from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
-from pgsched.errors import BY_SQLSTATE, Invalid, NotFound, Unavailable
-from pgsched.models import Json, ReportAnswer, ScheduledTask, TaskDefinition
+from pgsched.errors import BY_SQLSTATE, Invalid, Unavailable
+from pgsched.models import Json, ReportAnswer
 
-Row = TypeVar("Row")
 Connection = psycopg.AsyncConnection[TupleRow]
 # What a caller hands us: a psycopg connection, or a SQLAlchemy AsyncSession on psycopg.
 Session = Any
@@ -114,91 +112,3 @@ async def report_statuses(session: Session, reports: list[dict[str, Json]]) -> l
         cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         await cursor.execute(query, [Jsonb(reports, dumps=dumps)])
         return [ReportAnswer(row[0], str(row[1]), *row[2:]) for row in await cursor.fetchall()]
-
-
-async def get_task(session: Session, task_id: str) -> ScheduledTask:
-    """
-    One task, unfinished or finished.
-
-    Raises:
-        NotFound: There is no such task.
-    """
-    tasks = await _select(
-        session,
-        ScheduledTask,
-        "select * from pgsched.tasks where id = %s",
-        [_uuid("task_id", task_id)],
-    )
-    if not tasks:
-        raise NotFound(f"task {task_id} does not exist")
-    return tasks[0]
-
-
-async def list_tasks(
-    session: Session,
-    *,
-    status: str | None = None,
-    queue: str | None = None,
-    trace_id: str | None = None,
-    before: str | None = None,
-    limit: int = 100,
-) -> list[ScheduledTask]:
-    """Tasks, the newest first; *before* is the last id of the page before."""
-    query = """
-        select * from pgsched.tasks as t
-        where (%(status)s::text is null or t.status = %(status)s)
-          and (%(queue)s::text is null or t.queue = %(queue)s)
-          and (%(trace_id)s::uuid is null or t.trace_id = %(trace_id)s)
-          and (%(before)s::uuid is null or t.id < %(before)s)
-        order by t.id desc
-        limit %(limit)s
-    """
-    given = {
-        "status": status,
-        "queue": queue,
-        "trace_id": _uuid("trace_id", trace_id),
-        "before": _uuid("before", before),
-        "limit": limit,
-    }
-    return await _select(session, ScheduledTask, query, given)
-
-
-async def list_definitions(session: Session) -> list[TaskDefinition]:
-    """The definitions that are not temporary, by name."""
-    query = "select * from pgsched.task_definitions where not is_temporary order by name"
-    return await _select(session, TaskDefinition, query, [])
-
-
-async def get_definition(session: Session, name_or_id: str) -> TaskDefinition:
-    """
-    The definition of that name or id.
-
-    Raises:
-        NotFound: There is none.
-    """
-    query = "select (d).* from pgsched.find_definition(%s) as d"
-    return (await _select(session, TaskDefinition, query, [name_or_id]))[0]
-
-
-async def list_rows(session: Session, view: str) -> list[dict[str, Any]]:
-    """All rows of one of the small views, as dicts."""
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=dict_row)
-        await cursor.execute(f"select * from pgsched.{view}")  # noqa: S608
-        return await cursor.fetchall()
-
-
-async def _select(session: Session, model: type[Row], query: str, given: Any) -> list[Row]:
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=class_row(model))
-        await cursor.execute(cast("Any", query), given)
-        return await cursor.fetchall()
-
-
-def _uuid(field: str, value: str | None) -> UUID | None:
-    try:
-        return None if value is None else UUID(value)
-    except ValueError as exc:
-        raise Invalid(f"{field} must be a UUID, not {value!r}") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 from uuid import UUID
 
-from pgsched import db
+from pgsched import db, reading
 from pgsched.db import Session
 from pgsched.errors import BY_SQLSTATE, Invalid
 from pgsched.models import (
@@ -15,8 +15,9 @@ from pgsched.models import (
     StatusReport,
     TaskStatus,
 )
+from pgsched.options import DeliveryOptions
 from pgsched.reports import report_of, report_until_unlocked
-from pgsched.scheduler import DeliveryOptions, SchedulerService
+from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings
 from pgsched.ways import WAYS, Run, Timing, own_name, own_timing, parsed, schedule_type_of
 
@@ -60,8 +61,8 @@ class LifecycleService:
         given: dict[str, Any] = {name: value for name, value in run.items() if value is not None}
         if strange := sorted(given.keys() - way.takes):
             raise Invalid(f"{', '.join(strange)}: not for a task of type {kind}")
-        if kind is ScheduleType.CRON and "cron_expression" not in given:
-            raise Invalid("cron_expression: missing, and CRON needs one")
+        if kind is ScheduleType.CRON and not given.keys() & {"cron_expression", "every"}:
+            raise Invalid("cron_expression: missing, and CRON needs one, or `every`")
         if kind is ScheduleType.INTERVAL_LOOP:
             await self._require_interval(session, definition, given)
         return await way.method(self._scheduler, session, definition, **given)
@@ -75,7 +76,7 @@ class LifecycleService:
         if interval is None and isinstance(config, dict):
             interval = config.get("loop_interval")
         if interval is None:
-            found = await db.get_definition(session, str(definition))
+            found = await reading.get_definition(session, str(definition))
             interval = parsed(found.loop_config).get("loop_interval")
         if not interval:
             raise Invalid("loop_interval: INTERVAL_LOOP needs one that is more than zero")
@@ -127,7 +128,7 @@ class LifecycleService:
         schedule_config; DELAYED the delay_seconds there.  What the caller says
         goes first.  Returns the id of the task, or of the schedule.
         """
-        definition = await db.get_definition(session, str(definition_id))
+        definition = await reading.get_definition(session, str(definition_id))
         said = {name: value for name, value in run.items() if value is not None}
         given: Any = own_timing(definition, run) | said
         return await self.schedule(session, definition.schedule_type, definition.id, **given)

@@ -155,18 +155,6 @@ class TaskInstance(ScheduledTask):
     finished_at: datetime
 
 
-class DueSchedule(NamedTuple):
-    """A schedule that is due, or wants its first instant; see `due_schedules()`."""
-
-    schedule_id: str
-    name: str
-    cron_expr: str
-    timezone: str
-    next_run_at: datetime | None
-    changed_at: datetime
-    as_of: datetime
-
-
 class Target(NamedTuple):
     """A queue that may be claimed and where it leads; see `dispatch_targets()`."""
 

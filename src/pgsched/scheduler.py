@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 from uuid import UUID
 
 from pgsched import db
@@ -13,39 +13,8 @@ from pgsched.cron import validate_cron
 from pgsched.db import Session
 from pgsched.errors import Invalid
 from pgsched.models import Json
+from pgsched.options import DefinitionOptions, ScheduleOptions, TaskOptions
 from pgsched.settings import Settings
-
-
-class TaskOptions(TypedDict, total=False):
-    """What every way to schedule a task takes."""
-
-    trace_id: UUID | str | None
-    priority: int | None
-    queue: str | None
-    idempotency_key: str | None
-    schedule_config: dict[str, Json] | None
-
-
-class DeliveryOptions(TypedDict, total=False):
-    """What a definition says about the way of its tasks."""
-
-    queue: str | None
-    priority: int | None
-    max_retries: int | None
-    retry_delay: timedelta | None
-    retry_backoff: str | None
-    timeout: timedelta | None
-
-
-class DefinitionOptions(DeliveryOptions, total=False):
-    """What a definition may say; the comments on the table's columns explain each."""
-
-    schedule_type: str | None
-    cron_expr: str | None
-    schedule_config: dict[str, Json] | None
-    loop_config: dict[str, Json] | None
-    input_params: dict[str, Json] | None
-    is_temporary: bool | None
 
 
 class SchedulerService:
@@ -151,30 +120,33 @@ class SchedulerService:
         input_params: dict[str, Json] | None = None,
         *,
         timezone: str = "UTC",
-        name: str | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-        schedule_config: dict[str, Json] | None = None,
+        **options: Unpack[ScheduleOptions],
     ) -> str:
         """
-        Create a schedule, or change the one of that name; returns its id.
+        Create a schedule, or replace the one of that name; returns its id.
 
-        *name* is the definition's by default.
+        The same again changes nothing, and a pause is kept.
         """
         validate_cron(cron_expression, timezone)
-        schedule_id = await _call(
-            session,
-            "schedule_cron",
-            definition=definition,
-            cron_expression=cron_expression,
-            input_params=input_params,
-            timezone=timezone,
-            name=name,
-            priority=priority,
-            queue=queue,
-            schedule_config=schedule_config,
-        )
-        return str(schedule_id)
+        when = {"cron_expression": cron_expression, "timezone": timezone}
+        return await _repeat(session, "schedule_cron", definition, when, input_params, options)
+
+    async def schedule_every(
+        self,
+        session: Session,
+        definition: str | UUID,
+        every: timedelta,
+        input_params: dict[str, Json] | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
+        """
+        Create a schedule, or replace the one of that name; returns its id.
+
+        *every* is elapsed time, from 1 s to 366 days, counted from *starts_at*,
+        which is the first instant, else from now.
+        """
+        when = {"every": every}
+        return await _repeat(session, "schedule_every", definition, when, input_params, options)
 
     async def cancel_task(
         self, session: Session, task_id: str | UUID, reason: str | None = None
@@ -202,6 +174,19 @@ async def _enqueue(
 ) -> str:
     _known(options, TaskOptions)
     named = {"definition": definition, "input_params": input_params, **options, **(when or {})}
+    return str(await _call(session, function, **named))
+
+
+async def _repeat(
+    session: Session,
+    function: str,
+    definition: str | UUID,
+    when: Mapping[str, object],
+    input_params: dict[str, Json] | None,
+    options: ScheduleOptions,
+) -> str:
+    _known(options, ScheduleOptions)
+    named = {"definition": definition, **when, "input_params": input_params, **options}
     return str(await _call(session, function, **named))
 
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
 from pgsched.arguments import CENTURY
+from pgsched.db import Session
 from pgsched.errors import Invalid
 from pgsched.models import Json, ScheduleType, TaskDefinition
-from pgsched.scheduler import SchedulerService, TaskOptions
+from pgsched.options import PolicyOptions, TaskOptions
+from pgsched.scheduler import SchedulerService
 
 SHORT_NAMES = {"ONCE": ScheduleType.IMMEDIATE, "DELAY": ScheduleType.DELAYED}
 
 
-class Timing(TypedDict, total=False):
+class Timing(PolicyOptions, total=False):
     """When and how often; which of these a schedule type takes, WAYS tells."""
 
     delay: timedelta | None
     scheduled_time: datetime | None
     cron_expression: str | None
+    every: timedelta | None
     timezone: str | None
     max_rounds: int | None
     loop_interval: timedelta | None
@@ -41,6 +45,17 @@ class _Way(NamedTuple):
     takes: frozenset[str]
 
 
+async def _schedule(
+    scheduler: SchedulerService, session: Session, definition: str | UUID, **given: Any
+) -> str:
+    """By cron expression, or every so often."""
+    if "every" not in given:
+        return await scheduler.schedule_cron(session, definition, **given)
+    if strange := sorted(given.keys() & {"cron_expression", "timezone"}):
+        raise Invalid(f"{', '.join(strange)}: not together with `every`, which is elapsed time")
+    return await scheduler.schedule_every(session, definition, **given)
+
+
 _COMMON = {"input_params", "priority", "queue", "schedule_config"}
 _TASK = frozenset(_COMMON | {"trace_id", "idempotency_key"})
 _LOOP = _Way(SchedulerService.schedule_loop, _TASK | {"max_rounds", "loop_interval"})
@@ -51,8 +66,9 @@ WAYS: dict[ScheduleType, _Way] = {
         SchedulerService.schedule_delayed, _TASK | {"delay", "scheduled_time"}
     ),
     ScheduleType.CRON: _Way(
-        SchedulerService.schedule_cron,
-        frozenset(_COMMON | {"cron_expression", "timezone", "name"}),
+        _schedule,
+        frozenset(_COMMON | {"cron_expression", "every", "timezone", "name", "trace_id"})
+        | PolicyOptions.__annotations__.keys(),
     ),
     ScheduleType.LOOP: _LOOP,
     ScheduleType.INTERVAL_LOOP: _LOOP,
@@ -74,7 +90,12 @@ def own_timing(definition: TaskDefinition, run: Run) -> dict[str, Any]:
     config = parsed(definition.schedule_config)
     match definition.schedule_type:
         case ScheduleType.CRON:
-            own = {"cron_expression": definition.cron_expr, "timezone": config.get("timezone")}
+            own: dict[str, Any] = {}
+            if not run.get("every"):
+                own |= {
+                    "cron_expression": definition.cron_expr,
+                    "timezone": config.get("timezone"),
+                }
             if definition.is_temporary:
                 own["name"] = own_name(definition.name, str(definition.id))
             return own

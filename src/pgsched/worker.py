@@ -13,7 +13,8 @@ from typing import Any
 
 import psycopg
 
-from pgsched import migrator
+from pgsched import migrator, zones
+from pgsched.backfiller import Backfiller
 from pgsched.database import Database
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.errors import ConfigError, PgschedError
@@ -29,8 +30,8 @@ from pgsched.ticker import Ticker
 
 log = logging.getLogger(__name__)
 
-# Claim, sweep, settle, tick, duties: none waits for another.
-CONNECTIONS = 6
+# Claim, sweep, settle, tick, backfill, duties: none waits for another.
+CONNECTIONS = 7
 DUTY_INTERVAL = 1.0
 # As many as `expire_deadlines()` takes at once: there may be more.
 FULL = 1000
@@ -73,6 +74,9 @@ class Worker:
         self._ticker = Ticker(
             self._database, self._listener.subscribe(), settings.schedule_scan_interval
         )
+        self._backfiller = Backfiller(
+            self._database, self._listener.subscribe(), settings.schedule_scan_interval
+        )
         self._loops: list[asyncio.Task[None]] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -105,6 +109,9 @@ class Worker:
         self._spawn(self._dispatcher.run())
         self._settling = self._spawn(forever(self._settler.step))
         self._spawn(forever(self._ticker.step))
+        self._spawn(forever(self._backfiller.step))
+        self._spawn(forever(self._recompute_schedules))
+        self._spawn(forever(self._resolve_dependencies))
         self._spawn(forever(self._expire_deadlines))
         self._spawn(forever(self._release_dead_workers))
         self._spawn(forever(self._maintain))
@@ -142,6 +149,15 @@ class Worker:
 
     async def _release_dead_workers(self) -> float:
         await self._database.release_dead_workers(self.lease.worker_id)
+        return jittered(DUTY_INTERVAL)
+
+    async def _recompute_schedules(self) -> float:
+        """Another worker may have computed with older zone data, or we have newer ones now."""
+        stale = await self._database.recompute_schedules(zones.VERSION)
+        return 0 if stale >= FULL else jittered(MAINTENANCE_INTERVAL)
+
+    async def _resolve_dependencies(self) -> float:
+        await self._database.resolve_dependencies()
         return jittered(DUTY_INTERVAL)
 
     async def _maintain(self) -> float:

@@ -13,6 +13,10 @@ import psycopg
 from psycopg.rows import dict_row, namedtuple_row
 from psycopg.types.json import Jsonb
 
+from pgsched.backfiller import gap_step
+from pgsched.due import DueGap, DueSchedule
+from pgsched.firing import tick_of
+
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -67,7 +71,11 @@ class Sched:
         values = [Jsonb(v) if isinstance(v, dict) else v for v in (*given, *named.values())]
         slots = [*("%s" for _ in given), *(f"p_{name} => %s" for name in named)]
         value = self.value(f"select pgsched.{function}({', '.join(slots)})", *values)
-        return str(value) if function.startswith(("schedule_", "define_task", "trigger")) else value
+        return (
+            str(value)
+            if function.startswith(("schedule_", "define_task", "trigger", "backfill_"))
+            else value
+        )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -149,9 +157,44 @@ class Sched:
     def fire(
         self, schedule_id: str, expected: datetime | None, next_run_at: datetime | None, **more: Any
     ) -> int:
-        """Fire and advance one schedule; how many tasks that made."""
-        tick = {"schedule_id": schedule_id, "expected": expected, "next_run_at": next_run_at}
-        return self.tick({**tick, **more})
+        """Run the one instant that is expected, and advance; how many tasks that made."""
+        return self.tick(self.tick_for(schedule_id, expected, next_run_at, **more))
+
+    def tick_for(
+        self, schedule_id: str, expected: datetime | None, next_run_at: datetime | None, **more: Any
+    ) -> dict[str, Any]:
+        """What a worker would send to run the one instant that is expected."""
+        fires = [] if expected is None else [{"scheduled_time": expected, "outcome": "RUN"}]
+        query = "select s.revision from pgsched.schedules as s where s.id = %s"
+        tick = {
+            "schedule_id": schedule_id,
+            "expected": expected,
+            "revision": self.value(query, schedule_id),
+            "fires": fires,
+            "counts_from": expected,
+            "next_run_at": next_run_at,
+        }
+        return {**tick, **more}
+
+    def tick_all(self) -> list[dict[str, Any]]:
+        """What a worker would do with all that is due; the ticks it fired."""
+        ticks = [tick_of(schedule) for schedule in self.due()]
+        if ticks:
+            self.tick(*ticks)
+        return ticks
+
+    def close_gaps(self) -> None:
+        """What a worker would do with what changes of schedules overtook."""
+        columns = ", ".join(DueGap._fields)
+        while gaps := self.rows(f"select {columns} from pgsched.due_gaps()"):
+            for row in gaps:
+                step = gap_step(DueGap._make([str(row[0]), *row[1:]]))
+                self.value("select pgsched.close_gap(%s)", Jsonb(step, dumps=_dumps))
+
+    def due(self, limit: int = 1000) -> list[DueSchedule]:
+        columns = ", ".join(DueSchedule._fields)
+        rows = self.rows(f"select {columns} from pgsched.due_schedules(%s)", limit)
+        return [DueSchedule._make([str(row[0]), *row[1:]]) for row in rows]
 
     def task(self, task_id: str) -> Any:
         """The task from the view `tasks`, hot or finished."""

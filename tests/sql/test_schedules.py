@@ -222,7 +222,7 @@ def test_an_instant_that_is_in_the_ledger_makes_no_second_task(sched: Sched) -> 
 
 def test_a_batch_fires_each_schedule_once(sched: Sched) -> None:
     made, now = [started(sched, name=name) for name in ("a", "b", "c")], sched.now
-    ticks = [{"schedule_id": s, "expected": now, "next_run_at": now + HOUR} for s in made]
+    ticks = [sched.tick_for(s, now, now + HOUR) for s in made]
     stale = {**ticks[2], "expected": now - HOUR}
 
     assert sched.tick(*ticks[:2], stale) == 2
@@ -232,7 +232,7 @@ def test_a_batch_fires_each_schedule_once(sched: Sched) -> None:
 
 def test_the_same_schedule_twice_in_one_batch_fires_once(sched: Sched) -> None:
     schedule_id, now = started(sched), sched.now
-    tick = {"schedule_id": schedule_id, "expected": now, "next_run_at": now + HOUR}
+    tick = sched.tick_for(schedule_id, now, now + HOUR)
 
     assert sched.tick(tick, tick) == 1
 
@@ -280,11 +280,13 @@ def test_a_tick_that_was_computed_from_the_old_expression_is_too_late(
     sched: Sched, another: Sched
 ) -> None:
     schedule_id, now = started(sched), sched.now
+    tick = sched.tick_for(schedule_id, now, now + HOUR)
     cron(another, "5 * * * *")
 
-    assert sched.fire(schedule_id, now, now + HOUR) == 0
+    assert sched.tick(tick) == 0
 
-    assert (schedule(sched, schedule_id).next_run_at, fires(sched)) == (None, [])
+    assert schedule(sched, schedule_id).next_run_at is None
+    assert sched.tasks() == []
 
 
 def test_a_first_instant_computed_from_the_old_expression_is_too_late(
@@ -292,10 +294,10 @@ def test_a_first_instant_computed_from_the_old_expression_is_too_late(
 ) -> None:
     """Both know the schedule without a next_run_at: only what it was computed from differs."""
     schedule_id = cron(sched)
-    sched.clock(SECOND)
+    tick = sched.tick_for(schedule_id, None, sched.now + HOUR)
     cron(another, "5 * * * *")  # after the tick has read the schedule, before it writes
 
-    sched.fire(schedule_id, None, sched.now + HOUR, changed_at=sched.now - SECOND)
+    sched.tick(tick)
 
     assert schedule(sched, schedule_id).next_run_at is None
 
@@ -304,7 +306,7 @@ def test_a_schedule_that_a_stranger_has_locked_holds_up_no_other(
     sched: Sched, another: Sched
 ) -> None:
     locked, free, now = started(sched, name="a"), started(sched, name="b"), sched.now
-    ticks = [{"schedule_id": s, "expected": now, "next_run_at": now + HOUR} for s in (locked, free)]
+    ticks = [sched.tick_for(s, now, now + HOUR) for s in (locked, free)]
     sched.conn.execute("set lock_timeout = '1s'")
 
     with another.transaction():

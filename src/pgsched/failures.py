@@ -1,0 +1,22 @@
+"""What a failed call of the database says: whether it is out for all, and why it failed."""
+
+from __future__ import annotations
+
+import psycopg
+
+from pgsched.errors import Unavailable
+
+
+def is_outage(exc: Exception) -> bool:
+    """Whether the database is not there for anybody, or is no primary any more."""
+    if not isinstance(exc, Unavailable):
+        return False
+    state = getattr(exc.__cause__, "sqlstate", None)
+    return state is None or state.startswith(("08", "57P", "25006"))
+
+
+def reason_of(exc: Exception) -> str:
+    """The one line for people."""
+    if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
+        return exc.diag.message_primary
+    return str(exc)

@@ -1,0 +1,77 @@
+"""What may be said of a task, a definition or a schedule besides what it needs; as keywords."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TypedDict
+from uuid import UUID
+
+from pgsched.models import Json
+
+
+class TaskOptions(TypedDict, total=False):
+    """What every way to schedule a task takes."""
+
+    trace_id: UUID | str | None
+    priority: int | None
+    queue: str | None
+    idempotency_key: str | None
+    schedule_config: dict[str, Json] | None
+
+
+class DeliveryOptions(TypedDict, total=False):
+    """What a definition says about the way of its tasks."""
+
+    queue: str | None
+    priority: int | None
+    max_retries: int | None
+    retry_delay: timedelta | None
+    retry_backoff: str | None
+    timeout: timedelta | None
+
+
+class DefinitionOptions(DeliveryOptions, total=False):
+    """What a definition may say; the comments on the table's columns explain each."""
+
+    schedule_type: str | None
+    cron_expr: str | None
+    schedule_config: dict[str, Json] | None
+    loop_config: dict[str, Json] | None
+    input_params: dict[str, Json] | None
+    is_temporary: bool | None
+
+
+class PolicyOptions(TypedDict, total=False):
+    """
+    How a schedule fires, and when it begins and ends.
+
+    overlap_policy: skip (default), queue_one or allow, while its latest run is unfinished.
+    misfire_policy: latest (default), all (the latest 100) or none of the instants that
+        an outage made late by more than misfire_grace (1 s to 366 days, default 60 s).
+    jitter: It fires up to so long after its instants, always as long; 0 to 24 h.
+    starts_at, ends_at: The first and the last instant that count, both included.
+    max_runs: It ends after so many.
+    """
+
+    overlap_policy: str | None
+    misfire_policy: str | None
+    misfire_grace: timedelta | None
+    jitter: timedelta | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+    max_runs: int | None
+
+
+class ScheduleOptions(PolicyOptions, total=False):
+    """
+    What a schedule may say.
+
+    name: Unique, the definition's by default; a schedule of that name is replaced.
+    trace_id: The trace of all its runs; without one, each begins its own.
+    """
+
+    name: str | None
+    priority: int | None
+    queue: str | None
+    schedule_config: dict[str, Json] | None
+    trace_id: UUID | str | None
