@@ -23,7 +23,7 @@ try:
 except ImportError as exc:
     raise ConfigError("the API needs the extra `server`: pip install 'pgsched[server]'") from exc
 
-from pgsched.api import reports, routes
+from pgsched.api import cron_routes, reports, routes, schedule_routes
 from pgsched.api.guard import (
     STATUS,
     Guard,
@@ -62,8 +62,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    for router in (reports.router, routes.router, routes.health):
-        app.include_router(router)
+    for part in (reports, routes, schedule_routes, cron_routes):
+        app.include_router(part.router)
+    app.include_router(routes.health)
     app.add_middleware(Guard, key=key_of(settings))
     app.add_exception_handler(PgschedError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_malformed)

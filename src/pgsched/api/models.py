@@ -30,7 +30,9 @@ Pause = Annotated[float, Field(ge=0, le=DAY.total_seconds())]
 Timeout = Annotated[float, Field(gt=0, le=CENTURY.total_seconds())]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """The body of a request; a field nobody knows is refused."""
+
     model_config = ConfigDict(extra="forbid")
 
     def arguments(self) -> dict[str, Any]:
@@ -44,7 +46,7 @@ class _Body(BaseModel):
         return given
 
 
-class DefinitionBody(_Body):
+class DefinitionBody(Body):
     """What can be run; what is left out takes its default, also when the definition exists."""
 
     name: Name
@@ -62,7 +64,7 @@ class DefinitionBody(_Body):
     input_params: Object | None = None
 
 
-class TaskBody(_Body):
+class TaskBody(Body):
     """A task, or the first round of a loop."""
 
     definition: Text
@@ -81,20 +83,7 @@ class TaskBody(_Body):
     schedule_config: Object | None = None
 
 
-class ScheduleBody(_Body):
-    """A cron schedule; one of the same name is changed."""
-
-    definition: Text
-    cron_expression: Text
-    timezone: Text = "UTC"
-    name: Text | None = None
-    input_params: Object | None = None
-    priority: Priority | None = None
-    queue: Text | None = None
-    schedule_config: Object | None = None
-
-
-class CancelBody(_Body):
+class CancelBody(Body):
     """Why, for the next reader."""
 
     reason: Text | None = None
@@ -106,10 +95,6 @@ class DefinitionId(BaseModel):
 
 class TaskId(BaseModel):
     task_id: UUID
-
-
-class ScheduleId(BaseModel):
-    schedule_id: UUID
 
 
 class TaskState(BaseModel):
@@ -144,3 +129,8 @@ class Problem(BaseModel):
 
     code: str
     message: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (404, 409, 422)
+}

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
-from pydantic import BaseModel
+from fastapi import APIRouter
 
-from pgsched import db
+from pgsched import reading
 from pgsched.api.guard import JsonResponse, problem
 from pgsched.api.models import (
+    REFUSALS,
     CancelBody,
     DefinitionBody,
     DefinitionId,
     LastRound,
     Problem,
-    ScheduleBody,
-    ScheduleId,
     TaskBody,
     TaskId,
     TaskState,
 )
+from pgsched.api.parameters import IdempotencyKey, Limit, add_key
 from pgsched.api.services import Wired
-from pgsched.errors import Invalid
 from pgsched.models import TaskStatus
+from pgsched.plain import plain
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (404, 409, 422)
-}
-router = APIRouter(prefix="/api", responses=_REFUSALS)
+router = APIRouter(prefix="/api", responses=REFUSALS)
 health = APIRouter(prefix="/health", tags=["health"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("/definitions", status_code=201, response_model=DefinitionId)
@@ -48,39 +40,30 @@ async def define(body: DefinitionBody, services: Wired) -> JsonResponse:
 async def list_definitions(services: Wired) -> JsonResponse:
     """The definitions that are not temporary, by name."""
     async with services.connection() as connection:
-        found = await db.list_definitions(connection)
-    return JsonResponse({"definitions": [_plain(definition) for definition in found]})
+        found = await reading.list_definitions(connection)
+    return JsonResponse({"definitions": [plain(definition) for definition in found]})
 
 
 @router.get("/definitions/{name_or_id:path}")
 async def get_definition(name_or_id: str, services: Wired) -> JsonResponse:
     """One definition, temporary or not."""
     async with services.connection() as connection:
-        return JsonResponse(_plain(await db.get_definition(connection, name_or_id)))
+        return JsonResponse(plain(await reading.get_definition(connection, name_or_id)))
 
 
 @router.post("/tasks", status_code=201, response_model=TaskId)
 async def schedule(
     body: TaskBody,
     services: Wired,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JsonResponse:
     """Schedule a task, or the first round of a loop."""
     given = body.arguments()
-    if idempotency_key and given.setdefault("idempotency_key", idempotency_key) != idempotency_key:
-        raise Invalid("idempotency_key: the body and the header Idempotency-Key differ")
+    add_key(given, idempotency_key)
     definition, kind = given.pop("definition"), given.pop("schedule_type")
     async with services.transaction() as connection:
         task_id = await services.lifecycle.schedule(connection, kind, definition, **given)
     return JsonResponse({"task_id": task_id}, 201)
-
-
-@router.post("/schedules", status_code=201, response_model=ScheduleId)
-async def schedule_cron(body: ScheduleBody, services: Wired) -> JsonResponse:
-    """Create a cron schedule, or change the one of that name."""
-    async with services.transaction() as connection:
-        schedule_id = await services.scheduler.schedule_cron(connection, **body.arguments())
-    return JsonResponse({"schedule_id": schedule_id}, 201)
 
 
 @router.get("/tasks")
@@ -94,7 +77,7 @@ async def list_tasks(
 ) -> JsonResponse:
     """Tasks, the newest first; `next` is the `before` of the next page, null on the last."""
     async with services.connection() as connection:
-        found = await db.list_tasks(
+        found = await reading.list_tasks(
             connection,
             status=status,
             queue=queue,
@@ -103,14 +86,14 @@ async def list_tasks(
             limit=limit,
         )
     after = found[-1].id if len(found) == limit else None
-    return JsonResponse({"tasks": [_plain(task) for task in found], "next": after})
+    return JsonResponse({"tasks": [plain(task) for task in found], "next": after})
 
 
 @router.get("/tasks/{task_id}")
 async def get_task(task_id: UUID, services: Wired) -> JsonResponse:
     """One task, unfinished or finished."""
     async with services.connection() as connection:
-        return JsonResponse(_plain(await db.get_task(connection, str(task_id))))
+        return JsonResponse(plain(await reading.get_task(connection, str(task_id))))
 
 
 @router.post("/tasks/{task_id}/cancel", response_model=TaskState)
@@ -142,14 +125,14 @@ async def stop_loop(task_id: UUID, services: Wired) -> JsonResponse:
 async def queues(services: Wired) -> JsonResponse:
     """What is due, what comes later and what is under way; counts stop at 10,000."""
     async with services.connection() as connection:
-        return JsonResponse({"queues": await db.list_rows(connection, "queue_stats")})
+        return JsonResponse({"queues": await reading.list_rows(connection, "queue_stats")})
 
 
 @router.get("/upcoming")
 async def upcoming(services: Wired) -> JsonResponse:
     """The next 100 things to come due."""
     async with services.connection() as connection:
-        return JsonResponse({"upcoming": await db.list_rows(connection, "upcoming")})
+        return JsonResponse({"upcoming": await reading.list_rows(connection, "upcoming")})
 
 
 @health.get("/live")
@@ -164,13 +147,3 @@ async def ready(services: Wired) -> JsonResponse:
     if reason := await services.unready_because():
         return problem(503, "UNAVAILABLE", reason)
     return JsonResponse({"status": "ready"})
-
-
-def _plain(row: BaseModel) -> dict[str, Any]:
-    """A row as JSON has it: durations are seconds, and say so."""
-    return {
-        f"{name}_seconds" if isinstance(value, timedelta) else name: (
-            value.total_seconds() if isinstance(value, timedelta) else value
-        )
-        for name, value in row
-    }

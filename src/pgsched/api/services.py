@@ -10,8 +10,9 @@ from typing import Annotated, cast
 import psycopg
 from fastapi import Depends, Request
 
-from pgsched import db, migrator
+from pgsched import db, migrator, reading
 from pgsched.api.gatherer import Gatherer
+from pgsched.control import ScheduleControl
 from pgsched.database import Database
 from pgsched.db import Connection
 from pgsched.errors import Unavailable
@@ -37,6 +38,7 @@ class Services:
         )
         self.scheduler = SchedulerService(settings)
         self.lifecycle = LifecycleService(settings)
+        self.control = ScheduleControl()
         self.gatherer = Gatherer(self.report)
 
     @contextlib.asynccontextmanager
@@ -73,7 +75,7 @@ class Services:
         """Why nothing would work just now; None when it would."""
         try:
             async with self.connection() as connection, asyncio.timeout(CONNECTION_WAIT):
-                ledger = await db.list_rows(connection, "schema_migrations")
+                ledger = await reading.list_rows(connection, "schema_migrations")
         except (Unavailable, TimeoutError):
             return "the database cannot be reached"
         except psycopg.ProgrammingError:
