@@ -1,0 +1,57 @@
+"""`pgsched worker` and `pgsched serve`: what runs until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from pgsched.cli.flags import DatabaseUrl
+from pgsched.settings import Settings, load_settings
+
+
+def worker(
+    database_url: DatabaseUrl = None,
+    external_system_url: Annotated[
+        str | None,
+        typer.Option(help="Where tasks are pushed to; default: PGSCHED_EXTERNAL_SYSTEM_URL."),
+    ] = None,
+    push_slots: Annotated[int | None, typer.Option(help="Pushes at the same time.")] = None,
+    queues: Annotated[
+        str | None, typer.Option(help="Only these queues, separated by commas.")
+    ] = None,
+) -> None:
+    """Claim due tasks and push them, until SIGTERM or Ctrl-C."""
+    from pgsched import worker as process
+
+    process.main(
+        settings_of(
+            database_url=database_url,
+            external_system_url=external_system_url,
+            push_slots=push_slots,
+            queues=queues,
+        )
+    )
+
+
+def serve(
+    database_url: DatabaseUrl = None,
+    host: Annotated[str | None, typer.Option(help="Default: PGSCHED_API_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: PGSCHED_API_PORT.")] = None,
+) -> None:
+    """Serve the HTTP API (needs the extra `server`)."""
+    from pgsched import api
+
+    api.main(settings_of(database_url=database_url, api_host=host, api_port=port))
+
+
+def settings_of(**flags: object) -> Settings:
+    """The settings, with *flags* over them; and the log as they say."""
+    settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    # The pool tells of each attempt; our own loops tell of the outage.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    return settings
