@@ -21,7 +21,7 @@ demo: $(READY) ## See it work: all kinds of tasks, two workers, one is killed
 
 .PHONY: test
 test: $(READY) ## Run the tests, on a Postgres of their own
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: check
 check: $(READY) ## Check format, lint, types and house rules

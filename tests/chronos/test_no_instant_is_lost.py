@@ -109,8 +109,13 @@ def test_what_was_due_when_a_schedule_was_deleted_is_missed(sched: Sched) -> Non
 
 def delayed(sched: Sched) -> timedelta:
     """Give the schedule a jitter that delays it by half an hour."""
-    query = "select pgsched.jitter_of(s.id, '24 hours') from pgsched.schedules as s"
-    share = sched.value(query) / timedelta(hours=24)
+    day = timedelta(hours=24)  # the longest jitter; the id decides on the share of it
+    sched.conn.execute(
+        """update pgsched.schedules
+           set id = (select id from (select gen_random_uuid() from generate_series(1, 999)) as u(id)
+                     where pgsched.jitter_of(id, '24 hours') > '1 hour' limit 1)"""
+    )
+    share = sched.value("select pgsched.jitter_of(id, %s) from pgsched.schedules", day) / day
     sched.conn.execute("update pgsched.schedules set jitter = %s", [HOUR / 2 / share])
     found: timedelta = sched.value("select pgsched.jitter_of(id, jitter) from pgsched.schedules")
     assert abs(found - HOUR / 2) < timedelta(seconds=1)
