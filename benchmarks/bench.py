@@ -90,7 +90,8 @@ def receiver(*options: str) -> Iterator[str]:
 def workers(dsn: str, url: str, count: int = 1, **environment: str) -> Iterator[list[int]]:
     """Worker processes; their pids."""
     settings = {"PGSCHED_DATABASE_URL": dsn, "PGSCHED_EXTERNAL_SYSTEM_URL": url}
-    settings |= {"PGSCHED_LOG_LEVEL": "WARNING"} | environment
+    settings |= {"PGSCHED_LOG_LEVEL": "WARNING", "PGSCHED_PUBLIC_URL": "http://127.0.0.1:9"}
+    settings |= environment
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "pgsched", "worker"], env={**os.environ, **settings}
