@@ -355,7 +355,7 @@ async def test_names_that_both_know_are_well(
     session: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = await (await session.execute("select name from pg_timezone_names")).fetchall()
-    know_only(monkeypatch, *({row[0] for row in rows} - zones.NO_PLACE))
+    know_only(monkeypatch, *(row[0] for row in rows if not row[0].startswith(clocks.NO_ZONES)))
 
     assert (await clocks.zone_names(session)).status == "ok"
 
