@@ -18,6 +18,8 @@ from pytest_postgresql import factories
 from pgsched.devdb import DevServer, state_dir
 from tests.restoring import restore_tables, shared_database
 
+pytest_plugins = ["tests.clocked"]
+
 SQL = Path(__file__).parents[1] / "sql"
 
 # What it would cost to survive a power failure.

@@ -1,4 +1,4 @@
-"""`sched`: a session of a database that is as good as new, under a clock the test turns."""
+"""`sched`: the functions of a database that is as good as new, under a clock the test turns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.sql.sched import Sched, fake_clock, open_sched, restart_clock
 
 @pytest.fixture(scope="session")
 def clocked_dsn(pgsched_db: Any) -> Iterator[str]:
-    """One migrated database for all tests of this folder that turn the clock."""
-    with shared_database(pgsched_db, "chronos") as dsn:
+    """One migrated database for all tests that turn the clock."""
+    with shared_database(pgsched_db, "clocked") as dsn:
         with psycopg.connect(dsn, autocommit=True) as conn:
             fake_clock(conn)
         yield dsn
@@ -43,3 +43,9 @@ def sched(connect: Callable[[], Sched]) -> Sched:
     restart_clock(sched.conn)
     sched.define()
     return sched
+
+
+@pytest.fixture
+def another(connect: Callable[[], Sched], sched: Sched) -> Sched:
+    """A second session on the database of `sched`."""
+    return connect()
