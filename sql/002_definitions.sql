@@ -42,12 +42,13 @@ comment on domain pgsched.priority is
   'From -9 (background) to 9 (urgent).';
 
 create table pgsched.external_systems (
-  name             text     not null,
-  base_url         text,
-  api_key_env      text,
-  completion       text     not null default 'callback',
-  request_timeout  interval not null default '30 seconds',
-  delivery_timeout interval not null default '24 hours',
+  name               text     not null,
+  base_url           text,
+  api_key_env        text,
+  signing_secret_env text,
+  completion         text     not null default 'callback',
+  request_timeout    interval not null default '30 seconds',
+  delivery_timeout   interval not null default '24 hours',
 
   constraint external_systems_pkey
     primary key (name),
@@ -73,6 +74,8 @@ comment on column pgsched.external_systems.base_url is
   'http(s) address; tasks are POSTed to {base_url}/api/tasks/status.  Null: the worker''s PGSCHED_EXTERNAL_SYSTEM_URL.';
 comment on column pgsched.external_systems.api_key_env is
   'Name of the environment variable of the worker that holds the bearer key.  Null: PGSCHED_EXTERNAL_SYSTEM_API_KEY when base_url is null too, else no key.';
+comment on column pgsched.external_systems.signing_secret_env is
+  'Name of the environment variable of the worker that holds the secrets its pushes are signed with (Standard Webhooks), the newest first, separated by spaces.  Null: they are not signed.';
 comment on column pgsched.external_systems.completion is
   'callback: a 2xx accepts the task and its end is reported later.  response: a 2xx is its SUCCESS.';
 comment on column pgsched.external_systems.request_timeout is
@@ -190,28 +193,32 @@ comment on column pgsched.task_definitions.updated_at is 'When it was last chang
 -- Define -----------------------------------------------------------------
 
 create function pgsched.define_external_system(
-  p_name             text,
-  p_base_url         text     default null,
-  p_api_key_env      text     default null,
-  p_completion       text     default 'callback',
-  p_request_timeout  interval default '30 seconds',
-  p_delivery_timeout interval default '24 hours'
+  p_name               text,
+  p_base_url           text     default null,
+  p_api_key_env        text     default null,
+  p_completion         text     default 'callback',
+  p_request_timeout    interval default '30 seconds',
+  p_delivery_timeout   interval default '24 hours',
+  p_signing_secret_env text     default null
 )
   returns void
   language plpgsql
 as $$
 begin
-  insert into pgsched.external_systems as s
-    (name, base_url, api_key_env, completion, request_timeout, delivery_timeout)
-  values
-    (p_name, p_base_url, p_api_key_env, p_completion, p_request_timeout, p_delivery_timeout)
+  insert into pgsched.external_systems as s (
+    name, base_url, api_key_env, signing_secret_env, completion, request_timeout, delivery_timeout
+  )
+  values (
+    p_name, p_base_url, p_api_key_env, p_signing_secret_env, p_completion, p_request_timeout, p_delivery_timeout
+  )
   on conflict (name) do update
   set
-    base_url         = excluded.base_url,
-    api_key_env      = excluded.api_key_env,
-    completion       = excluded.completion,
-    request_timeout  = excluded.request_timeout,
-    delivery_timeout = excluded.delivery_timeout;
+    base_url           = excluded.base_url,
+    api_key_env        = excluded.api_key_env,
+    signing_secret_env = excluded.signing_secret_env,
+    completion         = excluded.completion,
+    request_timeout    = excluded.request_timeout,
+    delivery_timeout   = excluded.delivery_timeout;
 exception
   when check_violation or not_null_violation then
     raise exception sqlstate 'PS422' using
@@ -220,7 +227,7 @@ exception
 end;
 $$;
 
-comment on function pgsched.define_external_system(text, text, text, text, interval, interval) is
+comment on function pgsched.define_external_system(text, text, text, text, interval, interval, text) is
   'Create an external system, or change the one of that name.';
 
 create function pgsched.define_queue(

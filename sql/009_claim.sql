@@ -171,17 +171,18 @@ comment on function pgsched.claim_due_tasks(uuid, integer, text[], jsonb) is
 
 create function pgsched.dispatch_targets()
   returns table (
-    queue           text,
-    external_system text,
-    base_url        text,
-    api_key_env     text,
-    completion      text,
-    request_timeout interval
+    queue              text,
+    external_system    text,
+    base_url           text,
+    api_key_env        text,
+    signing_secret_env text,
+    completion         text,
+    request_timeout    interval
   )
   language sql
   stable
 begin atomic
-  select q.name, s.name, s.base_url, s.api_key_env, s.completion, s.request_timeout
+  select q.name, s.name, s.base_url, s.api_key_env, s.signing_secret_env, s.completion, s.request_timeout
   from pgsched.queues as q
   join pgsched.external_systems as s
     on s.name = q.external_system

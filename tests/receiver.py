@@ -16,10 +16,11 @@ from tests.waiting import eventually
 class Push:
     """One push that has arrived and waits for its answer."""
 
-    def __init__(self, body: dict[str, Any], headers: dict[str, str]) -> None:
-        self.body = body
+    def __init__(self, raw: bytes, headers: dict[str, str]) -> None:
+        self.raw = raw
+        self.body: dict[str, Any] = orjson.loads(raw)
         self.headers = headers
-        self.task_id: str = body["task_id"]
+        self.task_id: str = self.body["task_id"]
         self._answered = threading.Event()
         self._answer: tuple[int, bytes] = (202, b"")
 
@@ -65,7 +66,7 @@ def receiving() -> Iterator[Receiver]:
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
-            status, body = receiver.take(Push(orjson.loads(raw), dict(self.headers)))
+            status, body = receiver.take(Push(raw, dict(self.headers)))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from pgsched.api import services
 from pgsched.api.guard import MAX_BODY, MAX_LIST
 from pgsched.errors import ConfigError
 from pgsched.settings import Settings
+from pgsched.signing import callback_token
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
 from tests.waiting import eventually
 
@@ -540,6 +542,78 @@ async def test_without_the_key_there_is_nothing_but_health(
     for scheme in ("Bearer", "bearer"):
         given = {"Authorization": f"{scheme} {KEY}"}
         assert (await client.get("/api/tasks", headers=given)).status_code == 200
+
+
+SECRETS = [b"new" * 8, b"old" * 8]
+SECRET_TEXT = SecretStr(" ".join(base64.b64encode(secret).decode() for secret in SECRETS))
+
+
+@pytest.fixture
+async def guarded(dsn: str, open_client: OpenClient) -> Client:
+    return await open_client(dsn, api_key=SecretStr(KEY), callback_secret=SECRET_TEXT)
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+async def test_with_its_callback_token_an_executor_reports_without_the_key(
+    dsn: str, guarded: Client, secret: bytes
+) -> None:
+    task_id = dispatched_task(dsn)
+    token = bearing(callback_token(secret, task_id, 1))
+    path = f"/api/tasks/{task_id}/status"
+
+    running = await guarded.post(path, json={"status": "RUNNING"}, headers=token)
+    done = await guarded.post(
+        f"{path}?attempt=1",
+        json={"status": "SUCCESS"},
+        headers=token,
+    )
+
+    assert running.json() == {"task_id": task_id, "status": "RUNNING"}
+    assert done.status_code == 200, done.text
+    assert task_row(dsn, task_id)["status"] == "SUCCESS"
+
+
+async def test_a_callback_token_opens_nothing_but_its_attempt_of_its_task(
+    dsn: str, guarded: Client
+) -> None:
+    task_id, other = dispatched_task(dsn), dispatched_task(dsn)
+    token = bearing(callback_token(SECRETS[0], task_id, 1))
+    path, body = f"/api/tasks/{task_id}/status", {"status": "SUCCESS"}
+
+    for method, strange in (
+        ("POST", f"/api/tasks/{other}/status"),
+        ("POST", "/api/tasks/status"),
+        ("POST", f"/api/tasks/{task_id}/cancel"),
+        ("GET", f"/api/tasks/{task_id}"),
+        ("GET", path),
+    ):
+        refused = await guarded.request(method, strange, json=body, headers=token)
+        assert refused.status_code == 401, strange
+    for query, more in (("?attempt=2", {}), ("", {"attempt": 2}), ("?attempt=1", {"attempt": 2})):
+        refused = await guarded.post(path + query, json=body | more, headers=token)
+        assert (refused.status_code, refused.json()["code"]) == (403, "FORBIDDEN")
+        assert "good for attempt 1, and not for attempt 2" in refused.json()["message"]
+    forged = bearing(callback_token(b"bad" * 8, task_id, 1))
+    assert (await guarded.post(path, json=body, headers=forged)).status_code == 401
+    assert task_row(dsn, task_id)["status"] == task_row(dsn, other)["status"] == "DISPATCHED"
+
+
+async def test_without_a_callback_secret_no_token_is_taken(
+    dsn: str, open_client: OpenClient
+) -> None:
+    client = await open_client(dsn, api_key=SecretStr(KEY))
+    task_id = dispatched_task(dsn)
+
+    token = bearing(callback_token(SECRETS[0], task_id, 1))
+    refused = await client.post(
+        f"/api/tasks/{task_id}/status", json={"status": "SUCCESS"}, headers=token
+    )
+
+    assert refused.status_code == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])

@@ -19,10 +19,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from standardwebhooks import Webhook
 
 from pgsched.answers import EXCERPT_BYTES, Answer, Reply
 from pgsched.external import MAX_ANSWER, ExternalSystemClient, make_transport
 from pgsched.models import ClaimedTask, Completion, ExternalSystem
+from pgsched.signing import attempt_of
 from pgsched.transport import Http1Transport
 
 TASK = ClaimedTask(
@@ -128,6 +130,7 @@ async def test_the_body_of_a_push() -> None:
         "sequence": 8,
         "idempotency_key": f"{TASK.id}:3",
         "callback_url": f"https://pgsched.example/api/tasks/{TASK.id}/status?attempt=3",
+        "callback_token": None,
     }
     assert {**metadata, "input_params": ...} == {
         "definition_id": TASK.definition_id,
@@ -152,6 +155,26 @@ async def test_what_the_caller_wrote_is_passed_on_byte_for_byte() -> None:
 
 async def test_without_a_public_url_there_is_no_callback_url() -> None:
     assert (await Recorder().body(public_url=None))["callback_url"] is None
+
+
+async def test_the_callback_token_is_made_by_the_newest_secret() -> None:
+    recorder = Recorder()
+    client = ExternalSystemClient(httpx.MockTransport(recorder), None, [b"new" * 8, b"old" * 8])
+    await client.push_task_status(system("https://crm.example"), TASK)
+
+    token = orjson.loads(recorder.requests[0].content)["callback_token"]
+    assert attempt_of(token, [b"new" * 8], TASK.id) == TASK.attempt
+
+
+async def test_a_push_is_signed_with_each_secret_of_its_system() -> None:
+    secrets = (b"new" * 8, b"old" * 8)
+    recorder = Recorder()
+    await recorder.push(system("https://crm.example")._replace(secrets=secrets))
+    [request] = recorder.requests
+
+    assert request.headers["webhook-id"] == request.headers["idempotency-key"]
+    for secret in secrets:
+        Webhook(secret).verify(request.content, dict(request.headers))
 
 
 async def test_without_a_key_there_is_no_authorization() -> None:

@@ -255,6 +255,7 @@ def test_a_file_is_one_transaction_and_tells_the_dba_what_it_does(path: Path) ->
 
 LAYERS = [
     {"due", "errors", "http1", "plain"},
+    {"signing"},
     {"models", "settings", "failures", "fields", "zones", "loops", "devbin"},
     {"expression"},
     {"cron"},

@@ -60,6 +60,8 @@ def test_only_the_database_has_to_be_given() -> None:
         "api_host": "127.0.0.1",
         "api_port": 8321,
         "api_key": None,
+        "callback_secret": None,
+        "external_system_signing_secret": None,
         "log_level": "INFO",
     }
 
@@ -196,6 +198,8 @@ def test_what_is_no_setting_is_refused_with_a_hint() -> None:
         ("database_url", "postgresql://app:s3cret@db:port:5432/app?s3cret"),
         ("external_system_url", "http://app:s3cret@executor.example"),
         ("api_key", {"s3cret": 1}),
+        ("callback_secret", "s3cret"),
+        ("external_system_signing_secret", "whsec_s3cret s3cret"),
     ],
 )
 @pytest.mark.usefixtures("environment")

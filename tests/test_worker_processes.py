@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -13,7 +14,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from standardwebhooks import Webhook
 
+from pgsched.signing import attempt_of
 from tests.receiver import Receiver, receiving
 from tests.waiting import eventually
 
@@ -196,6 +199,47 @@ def test_an_unreachable_system_defers_and_says_so(
         assert "could not be reached" in str(db.execute(query).fetchone())
     row = db.execute("select retry_count, attempt from pgsched.tasks").fetchone()
     assert row == (0, 1)
+
+
+def test_a_push_is_signed_and_its_token_reports(
+    dsn: str, db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    secret = "whsec_" + base64.b64encode(b"of the system" * 2).decode()
+    callbacks = base64.b64encode(b"for callbacks" * 2).decode()
+    db.execute(
+        "select pgsched.define_external_system('crm', %s, p_signing_secret_env => 'CRM_SECRETS')",
+        [receiver.url],
+    )
+    db.execute("select pgsched.define_queue('default', 'crm')")
+    start_worker(CRM_SECRETS=secret, PGSCHED_CALLBACK_SECRET=callbacks)
+    [task_id] = schedule(db, 1)
+
+    [push] = receiver.wait_for(1)
+
+    Webhook(secret).verify(push.raw, push.headers)
+    token = push.body["callback_token"]
+    assert attempt_of(token, [base64.b64decode(callbacks)], task_id) == 1
+
+
+def test_what_cannot_be_signed_is_not_pushed(
+    dsn: str, db: Connection, receiver: Receiver, start_worker: StartWorker
+) -> None:
+    db.execute(
+        "select pgsched.define_external_system('crm', %s, p_signing_secret_env => 'CRM_SECRETS')",
+        [receiver.url],
+    )
+    db.execute("select pgsched.define_queue('crm', 'crm')")
+    worker = start_worker(CRM_SECRETS="swordfish")
+    db.execute("select pgsched.schedule_immediate('job', p_queue => 'crm')")
+    reason = "queue crm is not served: CRM_SECRETS, the signing_secret_env of external system crm"
+    eventually(lambda: reason in worker.log)
+    assert "swordfish" not in worker.log
+    assert statuses(db) == {"PENDING": 1}
+
+    db.execute("select pgsched.define_external_system('crm', %s)", [receiver.url])
+
+    receiver.wait_for(1)
+    assert worker.log.count(reason) == 1
 
 
 def test_a_worker_waits_for_its_database(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -17,6 +17,7 @@ import orjson
 
 from pgsched.answers import Answer, Reply, excerpt, read_body, read_retry_after
 from pgsched.models import ClaimedTask, ExternalSystem
+from pgsched.signing import callback_token, webhook_headers
 from pgsched.transport import Http1Transport
 
 PUSH_PATH = "/api/tasks/status"
@@ -55,8 +56,19 @@ class ExternalSystemClient:
     CPU that is more than all the rest of a worker.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, public_url: str | None) -> None:
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        public_url: str | None,
+        callback_secrets: Sequence[bytes] = (),
+    ) -> None:
+        """
+        Args:
+            public_url: Where the receiver reports to; None: pushes carry no callback_url.
+            callback_secrets: The first makes the callback_token; without one it is null.
+        """
         self._transport = transport
+        self._callback_secrets = callback_secrets
         self._public_url = public_url.rstrip("/") if public_url else None
         self._targets: dict[str, _Target] = {}
         # Ours bounds the whole exchange by itself, which is cheaper.
@@ -100,7 +112,9 @@ class ExternalSystemClient:
         return target
 
     def _body(self, task: ClaimedTask, key: str) -> bytes:
-        callback_url = None
+        callback_url = token = None
+        if self._callback_secrets:
+            token = callback_token(self._callback_secrets[0], task.id, task.attempt)
         if self._public_url:
             path = f"/api/tasks/{task.id}/status?attempt={task.attempt}"
             callback_url = self._public_url + path
@@ -127,6 +141,7 @@ class ExternalSystemClient:
                     "schedule_id": task.schedule_id,
                 },
                 "callback_url": callback_url,
+                "callback_token": token,
             },
             option=orjson.OPT_UTC_Z,
         )
@@ -180,6 +195,8 @@ def _request(target: _Target, key: str, trace_id: str, payload: _Payload) -> htt
         (b"Idempotency-Key", key.encode()),
         (b"traceparent", f"00-{trace_id.replace('-', '')}-{span:016x}-01".encode()),
     ]
+    if secrets := target.system.secrets:
+        headers += webhook_headers(secrets, key, int(time()), payload.data)
     return httpx.Request(
         "POST", target.url, headers=headers, stream=payload, extensions=target.extensions
     )

@@ -81,6 +81,7 @@ class ExternalSystem(NamedTuple):
     api_key: str | None
     completion: Completion
     request_timeout: timedelta
+    secrets: tuple[bytes, ...] = ()  # to sign with; none: unsigned
 
 
 class _Row(BaseModel):
@@ -162,6 +163,7 @@ class Target(NamedTuple):
     external_system: str
     base_url: str | None
     api_key_env: str | None
+    signing_secret_env: str | None
     completion: str
     request_timeout: timedelta
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from pgsched.errors import ConfigError
+from pgsched.signing import read_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,6 +72,12 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _secrets(value: SecretStr) -> SecretStr:
+    read_secrets(value.get_secret_value())
+    return value
+
+
+Secrets = Annotated[SecretStr, AfterValidator(_secrets)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
@@ -103,6 +110,16 @@ class Settings(BaseSettings):
     )
     external_system_api_key: SecretStr | None = Field(
         None, description="Bearer token sent with every push."
+    )
+    external_system_signing_secret: Secrets | None = Field(
+        None,
+        description="Secrets that pushes are signed with by Standard Webhooks, the newest first,"
+        " separated by spaces.",
+    )
+    callback_secret: Secrets | None = Field(
+        None,
+        description="Secrets of the callback tokens that executors report with, the newest first,"
+        " separated by spaces; the same for workers and API.",
     )
     public_url: BaseUrl | None = Field(
         None,
@@ -179,6 +196,11 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, masked_dsn(value) if name == "database_url" else value
+
+
+def secrets_of(given: SecretStr | None) -> tuple[bytes, ...]:
+    """The secrets that a setting holds, the newest first."""
+    return read_secrets(given.get_secret_value()) if given else ()
 
 
 def load_settings(**overrides: Any) -> Settings:

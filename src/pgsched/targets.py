@@ -7,8 +7,10 @@ import os
 from time import monotonic
 
 from pgsched.database import Database
+from pgsched.errors import ConfigError
 from pgsched.models import Completion, ExternalSystem, Target
-from pgsched.settings import Settings
+from pgsched.settings import Settings, secrets_of
+from pgsched.signing import read_secrets
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +22,16 @@ class Targets:
     """
     The routing table, read from the database and read again as it ages.
 
-    A system without a base_url of its own gets the one of the settings; a
-    queue that leads nowhere is not claimed from.
+    A system without a base_url of its own gets the one of the settings.  A
+    queue that leads nowhere, or whose pushes could not be signed as they
+    should be, is not claimed from.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._read_at = float("-inf")
-        self._silent: set[str] = set()
+        self._complaints: dict[str, str] = {}  # by queue
         self.queues: list[str] = []
         self._systems: dict[str, ExternalSystem] = {}  # by queue
 
@@ -42,35 +45,56 @@ class Targets:
             return
         rows = await self._database.dispatch_targets()
         self._read_at = monotonic()
-        self._systems = {row.queue: system for row in rows if (system := self._resolve(row))}
-        self.queues = [row.queue for row in rows if self._is_ours(row)]
+        self._systems = {}
+        for row in rows:
+            try:
+                self._systems[row.queue] = self._resolve(row)
+            except ConfigError as exc:
+                self._complain(row.queue, str(exc))
+            else:
+                self._complaints.pop(row.queue, None)
+        self.queues = [row.queue for row in rows if self._is_ours(row.queue)]
 
-    def _is_ours(self, row: Target) -> bool:
+    def _is_ours(self, queue: str) -> bool:
         wanted = self._settings.queues
-        if wanted is not None and row.queue not in wanted:
-            return False
-        if row.queue in self._systems:
-            return True
-        if row.queue not in self._silent:
-            self._silent.add(row.queue)
-            log.warning(
-                "queue %s is not served: external system %s has no base_url; set it with "
-                "pgsched.define_external_system(), or set PGSCHED_EXTERNAL_SYSTEM_URL",
-                row.queue,
-                row.external_system,
-            )
-        return False
+        return queue in self._systems and (wanted is None or queue in wanted)
 
-    def _resolve(self, row: Target) -> ExternalSystem | None:
-        base_url, api_key = row.base_url, None
-        if row.api_key_env:
-            api_key = os.environ.get(row.api_key_env)
+    def _complain(self, queue: str, reason: str) -> None:
+        wanted = self._settings.queues
+        if (wanted is None or queue in wanted) and self._complaints.get(queue) != reason:
+            self._complaints[queue] = reason
+            log.warning("queue %s is not served: %s", queue, reason)
+
+    def _resolve(self, row: Target) -> ExternalSystem:
+        base_url = row.base_url or self._settings.external_system_url
         if base_url is None:
-            base_url = self._settings.external_system_url
-            if api_key is None and self._settings.external_system_api_key:
-                api_key = self._settings.external_system_api_key.get_secret_value()
-        if base_url is None:
-            return None
+            raise ConfigError(
+                f"external system {row.external_system} has no base_url; set it with"
+                " pgsched.define_external_system(), or set PGSCHED_EXTERNAL_SYSTEM_URL"
+            )
         return ExternalSystem(
-            row.external_system, base_url, api_key, Completion(row.completion), row.request_timeout
+            row.external_system,
+            base_url,
+            self._api_key(row),
+            Completion(row.completion),
+            row.request_timeout,
+            self._secrets(row),
         )
+
+    def _api_key(self, row: Target) -> str | None:
+        if row.api_key_env and (key := os.environ.get(row.api_key_env)) is not None:
+            return key
+        given = self._settings.external_system_api_key
+        return given.get_secret_value() if given and row.base_url is None else None
+
+    def _secrets(self, row: Target) -> tuple[bytes, ...]:
+        if row.signing_secret_env is None:
+            given = self._settings.external_system_signing_secret
+            return secrets_of(given) if row.base_url is None else ()
+        try:
+            return read_secrets(os.environ.get(row.signing_secret_env, ""))
+        except ValueError as exc:
+            raise ConfigError(
+                f"{row.signing_secret_env}, the signing_secret_env of external system"
+                f" {row.external_system}, {exc}"
+            ) from None

@@ -23,7 +23,7 @@ from pgsched.lease import Lease
 from pgsched.listener import Listener
 from pgsched.loops import end, forever, jittered
 from pgsched.scanner import ScheduleScanner
-from pgsched.settings import Settings, masked_dsn
+from pgsched.settings import Settings, masked_dsn, secrets_of
 from pgsched.settler import Settler
 from pgsched.targets import Targets
 from pgsched.ticker import Ticker
@@ -56,7 +56,9 @@ class Worker:
         self._targets = Targets(self._database, settings)
         self._settler = Settler(self._database)
         self._dispatcher = ScheduleDispatcher(
-            ExternalSystemClient(self._transport, settings.public_url),
+            ExternalSystemClient(
+                self._transport, settings.public_url, secrets_of(settings.callback_secret)
+            ),
             self._targets,
             self.lease,
             self._settler,

@@ -13,7 +13,7 @@ import psycopg
 
 from pgsched.arguments import explain
 from pgsched.errors import ConfigError, PgschedError, Unavailable
-from pgsched.settings import Settings
+from pgsched.settings import Settings, secrets_of
 
 try:
     import uvicorn
@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     for part in (reports, routes, schedule_routes, cron_routes):
         app.include_router(part.router)
     app.include_router(routes.health)
-    app.add_middleware(Guard, key=key_of(settings))
+    app.add_middleware(Guard, key=key_of(settings), secrets=secrets_of(settings.callback_secret))
     app.add_exception_handler(PgschedError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_malformed)
     app.add_exception_handler(HTTPException, _on_http_error)

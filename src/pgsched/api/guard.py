@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import re
 from typing import Any
 
 import orjson
@@ -14,11 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgsched.errors import ConfigError
 from pgsched.settings import Settings
+from pgsched.signing import attempt_of
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 LIST_PATH = "/api/tasks/status"
+# What a callback token opens, and where in the scope stands the attempt it is good for.
+CALLBACK_PATH = re.compile(r"/api/tasks/([0-9a-fA-F-]{36})/status")
+GRANTED = "pgsched.attempt"
 # The HTTP status of each code.
 STATUS = {"PS404": 404, "PS409": 409, "PS422": 422}
 MAX_BODY = 2**20
@@ -91,9 +96,10 @@ def _too_large(limit: int) -> str:
 class Guard:
     """ASGI middleware around the whole API."""
 
-    def __init__(self, app: ASGIApp, key: bytes | None) -> None:
+    def __init__(self, app: ASGIApp, key: bytes | None, secrets: tuple[bytes, ...]) -> None:
         self._app = app
         self._key = key
+        self._secrets = secrets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,13 +107,14 @@ class Guard:
             return
         headers = dict(scope["headers"])
         limit = MAX_LIST if scope["path"] == LIST_PATH else MAX_BODY
-        if refusal := self._refusal(scope["path"], headers, limit):
+        if refusal := self._refusal(scope, headers, limit):
             await refusal(scope, receive, send)
             return
         await self._last_resort(scope, _Body(receive, limit), send)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes], limit: int) -> Response | None:
-        if path not in OPEN_PATHS and not self._is_authorized(headers.get(b"authorization", b"")):
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes], limit: int) -> Response | None:
+        is_open = scope["path"] in OPEN_PATHS
+        if not is_open and not self._is_authorized(scope, headers.get(b"authorization", b"")):
             return problem(
                 401,
                 "UNAUTHORIZED",
@@ -119,11 +126,20 @@ class Guard:
             return problem(413, "TOO_LARGE", _too_large(limit))
         return None
 
-    def _is_authorized(self, given: bytes) -> bool:
+    def _is_authorized(self, scope: Scope, given: bytes) -> bool:
         if self._key is None:
             return True
         scheme, _, key = given.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
+        if scheme.lower() != b"bearer":
+            return False
+        return hmac.compare_digest(key.strip(), self._key) or self._is_callback(scope, key.strip())
+
+    def _is_callback(self, scope: Scope, token: bytes) -> bool:
+        path = CALLBACK_PATH.fullmatch(scope["path"])
+        if scope["method"] != "POST" or path is None or not token.isascii():
+            return False
+        scope[GRANTED] = attempt_of(token.decode(), self._secrets, path[1].lower())
+        return scope[GRANTED] is not None
 
     async def _last_resort(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What nobody foresaw is logged, and told without details."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
-from pgsched.api.guard import STATUS, JsonResponse, problem
+from pgsched.api.guard import GRANTED, STATUS, JsonResponse, problem
 from pgsched.api.models import Problem, ReportResults, TaskState
 from pgsched.api.services import wired
 from pgsched.errors import Invalid
@@ -55,7 +55,7 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 @router.post(
     "/api/tasks/{task_id}/status",
     response_model=TaskState,
-    responses={code: {"model": Problem} for code in (404, 409)},
+    responses={code: {"model": Problem} for code in (403, 404, 409)},
     openapi_extra=_body(_SINGLE) | {"parameters": [_ATTEMPT]},
 )
 async def report_status(request: Request, task_id: str) -> JsonResponse:
@@ -65,9 +65,13 @@ async def report_status(request: Request, task_id: str) -> JsonResponse:
         raise Invalid("body: must be a JSON object")
     if given.setdefault("task_id", task_id) != task_id:
         raise Invalid(f"task_id: the body names {given['task_id']}, the path {task_id}")
-    if given.get("attempt") is None and (attempt := request.query_params.get("attempt")):
-        given["attempt"] = attempt
+    granted = request.scope.get(GRANTED)
+    if given.get("attempt") is None:
+        given["attempt"] = request.query_params.get("attempt") or granted
     report = report_of(given)
+    if granted is not None and report.attempt != granted:
+        why = f"the token is good for attempt {granted}, and not for attempt {report.attempt}"
+        return problem(403, "FORBIDDEN", why)
     (answer,) = await report_until_unlocked(wired(request).gatherer.send, [report])
     if answer.code is not None:
         return problem(STATUS[answer.code], answer.code, answer.message or "")
