@@ -128,6 +128,7 @@ create table pgsched.task_definitions (
   retry_delay     interval              not null default '60 seconds',
   retry_backoff   text                  not null default 'exponential',
   timeout         interval              not null default '1 hour',
+  on_dependency_failure text            not null default 'cancel',
   is_active       boolean               not null default true,
   is_temporary    boolean               not null default false,
   created_at      timestamptz           not null default pgsched.now(),
@@ -162,7 +163,10 @@ create table pgsched.task_definitions (
     check (retry_backoff in ('fixed', 'exponential')),
 
   constraint task_definitions_timeout_is_in_range
-    check (timeout > '0' and timeout <= '10 years')
+    check (timeout > '0' and timeout <= '10 years'),
+
+  constraint task_definitions_on_dependency_failure_is_known
+    check (on_dependency_failure in ('cancel', 'run'))
 );
 
 create unique index task_definitions_name_key
@@ -185,6 +189,7 @@ comment on column pgsched.task_definitions.max_retries is 'How often a failed ta
 comment on column pgsched.task_definitions.retry_delay is 'The pause before the first retry, up to 24 h.';
 comment on column pgsched.task_definitions.retry_backoff is 'exponential: each pause twice the one before, up to 24 h.  fixed: always the same.';
 comment on column pgsched.task_definitions.timeout is 'How long the external system may be silent about an accepted task, up to 10 years.';
+comment on column pgsched.task_definitions.on_dependency_failure is 'When a task that one of its tasks depends on does not end with SUCCESS: cancel, or run all the same; copied to each task that depends on another.';
 comment on column pgsched.task_definitions.is_active is 'False: nothing new can be scheduled; what is there runs.';
 comment on column pgsched.task_definitions.is_temporary is 'True for the definition behind an ad-hoc task: no unique name.';
 comment on column pgsched.task_definitions.created_at is 'When it was defined.';
@@ -427,7 +432,8 @@ create function pgsched.define_task(
   p_schedule_config jsonb    default '{}',
   p_loop_config     jsonb    default '{}',
   p_input_params    jsonb    default '{}',
-  p_is_temporary    boolean  default false
+  p_is_temporary    boolean  default false,
+  p_on_dependency_failure text default 'cancel'
 )
   returns uuid
   language plpgsql
@@ -448,11 +454,12 @@ begin
 
   insert into pgsched.task_definitions as d (
     name, content, queue, priority, max_retries, retry_delay, retry_backoff, timeout,
-    schedule_type, cron_expr, schedule_config, loop_config, input_params, is_temporary
+    schedule_type, cron_expr, schedule_config, loop_config, input_params, is_temporary, on_dependency_failure
   )
   values (
     p_name, p_content, p_queue, p_priority, p_max_retries, p_retry_delay, p_retry_backoff, p_timeout,
-    p_schedule_type, p_cron_expr, p_schedule_config, p_loop_config, p_input_params, p_is_temporary
+    p_schedule_type, p_cron_expr, p_schedule_config, p_loop_config, p_input_params, p_is_temporary,
+    p_on_dependency_failure
   )
   on conflict (name) where not is_temporary do update
   set
@@ -468,6 +475,7 @@ begin
     schedule_config = excluded.schedule_config,
     loop_config     = excluded.loop_config,
     input_params    = excluded.input_params,
+    on_dependency_failure = excluded.on_dependency_failure,
     updated_at      = pgsched.now()
   returning d.id into v_id;
 
@@ -480,7 +488,7 @@ exception
 end;
 $$;
 
-comment on function pgsched.define_task(text, jsonb, text, integer, integer, interval, text, interval, text, text, jsonb, jsonb, jsonb, boolean) is
+comment on function pgsched.define_task(text, jsonb, text, integer, integer, interval, text, interval, text, text, jsonb, jsonb, jsonb, boolean, text) is
   'Define what can be run, or change the definition of that name.  Returns its id.';
 
 commit;

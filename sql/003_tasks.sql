@@ -30,6 +30,8 @@ create table pgsched.scheduled_tasks (
   scheduled_time       timestamptz           not null,
   execute_after        timestamptz           not null,
   pending_dependencies integer               not null default 0,
+  depends_on           uuid[],
+  on_dependency_failure text,
   attempt              integer               not null default 1,
   retry_count          integer               not null default 0,
   max_retries          integer               not null,
@@ -75,7 +77,10 @@ create table pgsched.scheduled_tasks (
     check (retry_count between 0 and max_retries),
 
   constraint scheduled_tasks_dependencies_are_counted
-    check (pending_dependencies >= 0)
+    check (pending_dependencies >= 0),
+
+  constraint scheduled_tasks_on_dependency_failure_is_known
+    check (on_dependency_failure in ('cancel', 'run'))
 )
 with (
   fillfactor = 70,
@@ -120,6 +125,8 @@ comment on column pgsched.scheduled_tasks.schedule_type is 'Why it exists.';
 comment on column pgsched.scheduled_tasks.scheduled_time is 'The nominal time; never changes.';
 comment on column pgsched.scheduled_tasks.execute_after is 'Not to be claimed before; moved by retries and deferrals.';
 comment on column pgsched.scheduled_tasks.pending_dependencies is 'How many tasks it still waits for; not to be claimed before that is 0.';
+comment on column pgsched.scheduled_tasks.depends_on is 'The tasks it was to wait for when it was scheduled; null when none.';
+comment on column pgsched.scheduled_tasks.on_dependency_failure is 'When one of them does not end with SUCCESS: cancel, or run all the same.  Null when it waits for none.';
 comment on column pgsched.scheduled_tasks.attempt is 'The number of the execution, from 1; with the id it is the idempotency key.';
 comment on column pgsched.scheduled_tasks.retry_count is 'Retries used.';
 comment on column pgsched.scheduled_tasks.max_retries is 'Retries allowed, copied from the definition.';
@@ -146,7 +153,8 @@ comment on column pgsched.scheduled_tasks.output_ref is 'Where its output is, as
 comment on column pgsched.scheduled_tasks.created_by is 'The role that scheduled it.';
 comment on column pgsched.scheduled_tasks.created_at is 'When it was scheduled.';
 
--- An edge goes when the task it points at ends.  Whoever ends it deletes what
+-- An edge is written with the task that waits, and seen with it.  It goes when
+-- the task it points at ends.  Whoever ends it deletes what
 -- it sees; resolve_dependencies() finds what was written meanwhile.
 create table pgsched.task_dependencies (
   task_id       uuid not null,
@@ -160,7 +168,7 @@ create index task_dependencies_task_idx
   on pgsched.task_dependencies (task_id);
 
 comment on table pgsched.task_dependencies is
-  'Which unfinished task waits for which: it may run when that has ended.';
+  'Which unfinished task waits for which.';
 comment on column pgsched.task_dependencies.task_id is 'The task that waits.';
 comment on column pgsched.task_dependencies.depends_on_id is 'The task it waits for.';
 

@@ -10,7 +10,7 @@
 --   schedule_loop()        round after round
 --   trigger_loop_once()    one round
 --
--- Adds   the above, check_payload(), hold_key(), enqueue_task()
+-- Adds   the above, check_payload(), hold_key(), await_tasks(), enqueue_task()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -111,6 +111,77 @@ end;
 comment on function pgsched.is_unfinished(uuid) is
   'Whether a task, or a round of the loop it began, is unfinished.';
 
+-- Locks nothing: a dependency may end meanwhile, and nobody has seen the edge
+-- then.  resolve_dependencies() finds it.
+create function pgsched.await_tasks(
+  p_subject               text,
+  p_task_id               uuid,
+  p_depends_on            uuid[],
+  p_on_dependency_failure text
+)
+  returns integer
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_count  integer;
+  v_id     uuid;
+  v_status text;
+begin
+  if array_position(p_depends_on, null) is not null then
+    raise exception sqlstate 'PS422' using message = format('%s must not hold null', p_subject);
+  end if;
+
+  with wanted as materialized (
+    select
+      d.id,
+      coalesce(
+        (select t.status from pgsched.scheduled_tasks as t where t.id = d.id),
+        (select i.status from pgsched.task_instances as i where i.id = d.id)
+      ) as status
+    from (select distinct u.id from unnest(p_depends_on) as u (id)) as d
+  ),
+  awaited as (
+    insert into pgsched.task_dependencies (task_id, depends_on_id)
+    select p_task_id, w.id
+    from wanted as w
+    where w.status in ('PENDING', 'SCHEDULED', 'DISPATCHED', 'RUNNING')
+    returning task_id
+  ),
+  refused as (
+    select w.id, w.status
+    from wanted as w
+    where w.status is null
+      or (w.status in ('FAILED', 'CANCELLED') and p_on_dependency_failure = 'cancel')
+    order by w.status nulls first, w.id
+    limit 1
+  )
+  select (select count(*) from awaited as a), r.id, r.status
+  into v_count, v_id, v_status
+  from (values (true)) as one
+  left join refused as r
+    on true;
+
+  if v_id is not null and v_status is null then
+    raise exception sqlstate 'PS404' using
+      message = format('%s: task %s does not exist', p_subject, v_id),
+      hint = 'A task of a transaction that has not committed is not there yet for others.';
+  elsif v_id is not null then
+    raise exception sqlstate 'PS409' using
+      message = format('%s: task %s is %s', p_subject, v_id, v_status),
+      hint = 'Retry that one first, with pgsched.retry_task().  A definition whose on_dependency_failure is run does not mind.';
+  end if;
+
+  return v_count;
+end;
+$$;
+
+comment on function pgsched.await_tasks(text, uuid, uuid[], text) is
+  'Write an edge to each of these tasks that is unfinished.  Returns how many.  PS404, PS409 when one does not exist, or has failed.';
+
 create function pgsched.enqueue_task(
   p_definition      pgsched.task_definitions,
   p_schedule_type   text,
@@ -121,7 +192,8 @@ create function pgsched.enqueue_task(
   p_queue           text    default null,
   p_schedule_config jsonb   default null,
   p_idempotency_key text    default null,
-  p_schedule_id     uuid    default null
+  p_schedule_id     uuid    default null,
+  p_depends_on      uuid[]  default null
 )
   returns uuid
   language plpgsql
@@ -130,6 +202,8 @@ declare
   v_now    timestamptz := pgsched.now();
   v_id     uuid := pgsched.uuid7();
   v_held   uuid;
+  v_count  integer := 0;
+  v_after  uuid[] := nullif(p_depends_on, '{}');
   v_params jsonb := p_definition.input_params || coalesce(p_input_params, '{}');
   v_config jsonb := p_definition.schedule_config || coalesce(p_schedule_config, '{}');
 begin
@@ -159,9 +233,14 @@ begin
     end if;
   end if;
 
+  if v_after is not null then
+    v_count := pgsched.await_tasks('p_depends_on', v_id, v_after, p_definition.on_dependency_failure);
+  end if;
+
   insert into pgsched.scheduled_tasks (
-    id, queue, priority, schedule_type, scheduled_time, execute_after, max_retries,
-    definition_id, schedule_id, trace_id, loop_id, input_params, schedule_config, created_at
+    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies, depends_on,
+    on_dependency_failure, max_retries, definition_id, schedule_id, trace_id, loop_id, input_params,
+    schedule_config, created_at
   )
   values (
     v_id,
@@ -170,6 +249,9 @@ begin
     p_schedule_type,
     p_scheduled_time,
     greatest(p_scheduled_time, v_now),
+    v_count,
+    v_after,
+    case when v_after is not null then p_definition.on_dependency_failure end,
     p_definition.max_retries,
     p_definition.id,
     p_schedule_id,
@@ -184,7 +266,7 @@ begin
 end;
 $$;
 
-comment on function pgsched.enqueue_task(pgsched.task_definitions, text, timestamptz, jsonb, uuid, integer, text, jsonb, text, uuid) is
+comment on function pgsched.enqueue_task(pgsched.task_definitions, text, timestamptz, jsonb, uuid, integer, text, jsonb, text, uuid, uuid[]) is
   'Write one task; the public functions of this file end here.';
 
 create function pgsched.schedule_immediate(
@@ -194,7 +276,8 @@ create function pgsched.schedule_immediate(
   p_priority        integer default null,
   p_queue           text    default null,
   p_idempotency_key text    default null,
-  p_schedule_config jsonb   default null
+  p_schedule_config jsonb   default null,
+  p_depends_on      uuid[]  default null
 )
   returns uuid
   language plpgsql
@@ -202,12 +285,13 @@ as $$
 begin
   return pgsched.enqueue_task(
     pgsched.find_definition(p_definition), 'IMMEDIATE', pgsched.now(), p_input_params,
-    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key
+    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key,
+    p_depends_on => p_depends_on
   );
 end;
 $$;
 
-comment on function pgsched.schedule_immediate(text, jsonb, uuid, integer, text, text, jsonb) is
+comment on function pgsched.schedule_immediate(text, jsonb, uuid, integer, text, text, jsonb, uuid[]) is
   'Run a definition as soon as this transaction has committed.  Returns the task''s id.';
 
 create function pgsched.schedule_delayed(
@@ -218,7 +302,8 @@ create function pgsched.schedule_delayed(
   p_priority        integer default null,
   p_queue           text    default null,
   p_idempotency_key text    default null,
-  p_schedule_config jsonb   default null
+  p_schedule_config jsonb   default null,
+  p_depends_on      uuid[]  default null
 )
   returns uuid
   language plpgsql
@@ -234,12 +319,13 @@ begin
 
   return pgsched.enqueue_task(
     pgsched.find_definition(p_definition), 'DELAYED', pgsched.now() + p_delay, p_input_params,
-    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key
+    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key,
+    p_depends_on => p_depends_on
   );
 end;
 $$;
 
-comment on function pgsched.schedule_delayed(text, interval, jsonb, uuid, integer, text, text, jsonb) is
+comment on function pgsched.schedule_delayed(text, interval, jsonb, uuid, integer, text, text, jsonb, uuid[]) is
   'Run a definition once, after a delay.  Returns the task''s id.';
 
 create function pgsched.schedule_at(
@@ -250,7 +336,8 @@ create function pgsched.schedule_at(
   p_priority        integer default null,
   p_queue           text    default null,
   p_idempotency_key text    default null,
-  p_schedule_config jsonb   default null
+  p_schedule_config jsonb   default null,
+  p_depends_on      uuid[]  default null
 )
   returns uuid
   language plpgsql
@@ -258,12 +345,13 @@ as $$
 begin
   return pgsched.enqueue_task(
     pgsched.find_definition(p_definition), 'DELAYED', p_scheduled_time, p_input_params,
-    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key
+    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key,
+    p_depends_on => p_depends_on
   );
 end;
 $$;
 
-comment on function pgsched.schedule_at(text, timestamptz, jsonb, uuid, integer, text, text, jsonb) is
+comment on function pgsched.schedule_at(text, timestamptz, jsonb, uuid, integer, text, text, jsonb, uuid[]) is
   'Run a definition once, at a time; one in the past is due now.  Returns the task''s id.';
 
 create function pgsched.schedule_loop(
@@ -275,7 +363,8 @@ create function pgsched.schedule_loop(
   p_priority        integer  default null,
   p_queue           text     default null,
   p_idempotency_key text     default null,
-  p_schedule_config jsonb    default null
+  p_schedule_config jsonb    default null,
+  p_depends_on      uuid[]   default null
 )
   returns uuid
   language plpgsql
@@ -293,12 +382,13 @@ begin
   return pgsched.enqueue_task(
     v_definition,
     case when (v_config ->> 'loop_interval')::numeric > 0 then 'INTERVAL_LOOP' else 'LOOP' end,
-    pgsched.now(), p_input_params, p_trace_id, p_priority, p_queue, v_config, p_idempotency_key
+    pgsched.now(), p_input_params, p_trace_id, p_priority, p_queue, v_config, p_idempotency_key,
+    p_depends_on => p_depends_on
   );
 end;
 $$;
 
-comment on function pgsched.schedule_loop(text, integer, interval, jsonb, uuid, integer, text, text, jsonb) is
+comment on function pgsched.schedule_loop(text, integer, interval, jsonb, uuid, integer, text, text, jsonb, uuid[]) is
   'Run a definition round after round: p_max_rounds times (null: the definition''s, or until stopped), p_loop_interval apart.  schedule_config may say interval_from and on_failure.  Returns the id of the first round.';
 
 create function pgsched.trigger_loop_once(
@@ -308,7 +398,8 @@ create function pgsched.trigger_loop_once(
   p_priority        integer default null,
   p_queue           text    default null,
   p_idempotency_key text    default null,
-  p_schedule_config jsonb   default null
+  p_schedule_config jsonb   default null,
+  p_depends_on      uuid[]  default null
 )
   returns uuid
   language plpgsql
@@ -316,12 +407,13 @@ as $$
 begin
   return pgsched.enqueue_task(
     pgsched.find_definition(p_definition), 'LOOP_ONCE', pgsched.now(), p_input_params,
-    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key
+    p_trace_id, p_priority, p_queue, p_schedule_config, p_idempotency_key,
+    p_depends_on => p_depends_on
   );
 end;
 $$;
 
-comment on function pgsched.trigger_loop_once(text, jsonb, uuid, integer, text, text, jsonb) is
+comment on function pgsched.trigger_loop_once(text, jsonb, uuid, integer, text, text, jsonb, uuid[]) is
   'Run a single round of a loop.  Returns the task''s id.';
 
 commit;

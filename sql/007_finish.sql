@@ -3,7 +3,8 @@
 -- The ends of a task, for sets of them.  Everything that finishes one comes
 -- here, from settle, report, deadline, lost lease and cancel alike: the task
 -- moves from the hot table to the record, the next round of its loop is made
--- in the same statement, and what waited for it may run.
+-- in the same statement, and what waited for it may run, or is cancelled as
+-- well: level by level, in a loop and not by recursion.
 --
 -- The callers hold the row locks.
 --
@@ -77,7 +78,8 @@ create function pgsched.has_next_round(
 comment on function pgsched.has_next_round(jsonb, integer, pgsched.task_end) is
   'Whether a round of a loop that ends so is followed by another.';
 
--- The move, and nothing else, for a task that is no round of a loop.
+-- The move, and nothing else, for a task that is no round of a loop and that
+-- no other waits for.
 create function pgsched.finish_tasks(p_ends pgsched.task_end[], p_now timestamptz)
   returns void
   language plpgsql
@@ -88,62 +90,64 @@ create function pgsched.finish_tasks(p_ends pgsched.task_end[], p_now timestampt
   set enable_nestloop = off
 as $$
 declare
-  v_ids  uuid[] := array(select e.task_id from unnest(p_ends) as e);
+  v_ends pgsched.task_end[] := p_ends;
+  v_ids  uuid[];
   v_next uuid[];
 begin
-  if cardinality(v_ids) = 0 then
-    return;
-  end if;
+  while cardinality(v_ends) > 0 loop
+    v_ids := array(select e.task_id from unnest(v_ends) as e);
 
-  with gone as (
-    delete from pgsched.scheduled_tasks as t
-    where t.id = any (v_ids)
-    returning t.*
-  ),
-  recorded as (
-    insert into pgsched.task_instances (
-      id, status, queue, priority, schedule_type, scheduled_time, execute_after, attempt, retry_count,
-      max_retries, error_msg, definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index,
-      input_params, schedule_config, worker_id, delivery_count, lost_count, lapsed_attempt, undelivered_since,
-      started_at, dispatched_at, cancelled_at, progress, output_ref, created_by, created_at, finished_at
+    with gone as (
+      delete from pgsched.scheduled_tasks as t
+      where t.id = any (v_ids)
+      returning t.*
+    ),
+    recorded as (
+      insert into pgsched.task_instances (
+        id, status, queue, priority, schedule_type, scheduled_time, execute_after, attempt, retry_count,
+        max_retries, error_msg, depends_on, on_dependency_failure, definition_id, schedule_id, trace_id, loop_id,
+        next_task_id, round_index, input_params, schedule_config, worker_id, delivery_count, lost_count,
+        lapsed_attempt, undelivered_since, started_at, dispatched_at, cancelled_at, progress, output_ref,
+        created_by, created_at, finished_at
+      )
+      select
+        g.id, e.status, g.queue, g.priority, g.schedule_type, g.scheduled_time, g.execute_after, g.attempt,
+        g.retry_count, g.max_retries, coalesce(e.error_msg, g.error_msg), g.depends_on,
+        g.on_dependency_failure, g.definition_id, g.schedule_id, g.trace_id, g.loop_id,
+        case
+          when g.loop_id is not null
+            and g.next_task_id is null
+            and pgsched.has_next_round(g.schedule_config, g.round_index, e)
+          then pgsched.uuid7()
+          else g.next_task_id
+        end,
+        g.round_index, g.input_params, g.schedule_config, g.worker_id, g.delivery_count, g.lost_count,
+        g.lapsed_attempt, g.undelivered_since, g.started_at, g.dispatched_at,
+        case when e.status = 'CANCELLED' then p_now end,
+        g.progress, coalesce(e.output_ref, g.output_ref), g.created_by, g.created_at, p_now
+      from gone as g
+      join unnest(v_ends) as e
+        on e.task_id = g.id
+      returning next_task_id
     )
-    select
-      g.id, e.status, g.queue, g.priority, g.schedule_type, g.scheduled_time, g.execute_after, g.attempt,
-      g.retry_count, g.max_retries, coalesce(e.error_msg, g.error_msg), g.definition_id, g.schedule_id,
-      g.trace_id, g.loop_id,
-      case
-        when g.loop_id is not null
-          and g.next_task_id is null
-          and pgsched.has_next_round(g.schedule_config, g.round_index, e)
-        then pgsched.uuid7()
-        else g.next_task_id
-      end,
-      g.round_index, g.input_params, g.schedule_config, g.worker_id, g.delivery_count, g.lost_count,
-      g.lapsed_attempt, g.undelivered_since, g.started_at, g.dispatched_at,
-      case when e.status = 'CANCELLED' then p_now end,
-      g.progress, coalesce(e.output_ref, g.output_ref), g.created_by, g.created_at, p_now
-    from gone as g
-    join unnest(p_ends) as e
-      on e.task_id = g.id
-    returning next_task_id
-  )
-  select array_agg(r.next_task_id)
-  into v_next
-  from recorded as r
-  where r.next_task_id is not null;
+    select array_agg(r.next_task_id)
+    into v_next
+    from recorded as r
+    where r.next_task_id is not null;
 
-  if v_next is not null then
-    perform pgsched.begin_rounds(p_ends, v_next, p_now);
-  end if;
+    if v_next is not null then
+      perform pgsched.begin_rounds(v_ends, v_next, p_now);
+    end if;
 
-  if exists (select from pgsched.task_dependencies as d where d.depends_on_id = any (v_ids)) then
-    perform pgsched.unblock_tasks(v_ids, p_now);
-  end if;
+    exit when not exists (select from pgsched.task_dependencies as d where d.depends_on_id = any (v_ids));
+
+    v_ends := pgsched.unblock_tasks(v_ids, p_now);
+  end loop;
 end;
 $$;
 
 comment on function pgsched.finish_tasks(pgsched.task_end[], timestamptz) is
-  'Move locked tasks to the record, each with its end, and begin the next rounds of loops.';
+  'Move locked tasks to the record, each with its end, begin the next rounds of loops, and go on to what waited for them.';
 
 -- Rounds keep their rhythm by counting from nominal times; a late one starts
 -- at once, and the next counts from there.  After a failure the pause of a
@@ -192,17 +196,21 @@ $$;
 comment on function pgsched.begin_rounds(pgsched.task_end[], uuid[], timestamptz) is
   'Make the rounds that follow those just finished.';
 
--- A task that a stranger has locked keeps its edge, for resolve_dependencies().
+-- A task that a stranger has locked keeps its edge, for resolve_dependencies(),
+-- and so does one whose dependency was retried meanwhile: whether that is
+-- unfinished and how it ended is read in one snapshot.
 create function pgsched.unblock_tasks(p_ended_ids uuid[], p_now timestamptz)
-  returns void
+  returns pgsched.task_end[]
   language plpgsql
   set enable_seqscan = off
   set enable_bitmapscan = off
+  set enable_nestloop = off
   set jit = off
   set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ids  uuid[];
+  v_ends pgsched.task_end[];
   v_free boolean;
 begin
   v_ids := array(
@@ -216,41 +224,84 @@ begin
     for update skip locked
   );
 
-  with gone as (
+  with ended as materialized (
+    select
+      e.id,
+      coalesce(
+        (select i.status from pgsched.task_instances as i where i.id = e.id),
+        'not in the record any more'
+      ) as status
+    from (
+      select distinct d.depends_on_id as id
+      from pgsched.task_dependencies as d
+      where d.depends_on_id = any (p_ended_ids)
+    ) as e
+    where (select t.id from pgsched.scheduled_tasks as t where t.id = e.id) is null
+  ),
+  gone as (
     delete from pgsched.task_dependencies as d
+    using ended as e
     where d.depends_on_id = any (p_ended_ids)
+      and d.depends_on_id = e.id
       and (
         d.task_id = any (v_ids)
         or (select t.id from pgsched.scheduled_tasks as t where t.id = d.task_id) is null
       )
-    returning d.task_id
+    returning d.task_id, e.id, e.status
+  ),
+  judged as materialized (
+    select
+      t.id, t.attempt, t.delivery_count, count(*) as count,
+      case when t.on_dependency_failure = 'cancel' then
+        min(format('task %s, which it depends on, is %s', g.id, g.status)) filter (where g.status <> 'SUCCESS')
+      end as error_msg
+    from pgsched.scheduled_tasks as t
+    join gone as g
+      on g.task_id = t.id
+    where t.id = any (v_ids)
+    group by t.id
+  ),
+  noted as (
+    insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
+    select p_now, j.id, 'CANCELLED', j.attempt, j.delivery_count, j.error_msg
+    from judged as j
+    where j.error_msg is not null
   ),
   freed as (
     update pgsched.scheduled_tasks as t
     set
-      pending_dependencies = t.pending_dependencies - e.count,
+      pending_dependencies = t.pending_dependencies - j.count,
       execute_after        = greatest(t.execute_after, p_now)
-    from (
-      select g.task_id, count(*) as count
-      from gone as g
-      group by g.task_id
-    ) as e
+    from judged as j
     where t.id = any (v_ids)
-      and t.id = e.task_id
+      and t.id = j.id
+      and j.error_msg is null
     returning t.pending_dependencies
   )
-  select bool_or(f.pending_dependencies = 0)
-  into v_free
-  from freed as f;
+  select
+    array(
+      select row(j.id, 'CANCELLED', j.error_msg, null, null, null)::pgsched.task_end
+      from judged as j
+      where j.error_msg is not null
+    ),
+    (select bool_or(f.pending_dependencies = 0) from freed as f)
+  into v_ends, v_free;
+
+  if cardinality(v_ends) > 0 then
+    delete from pgsched.task_dependencies as d
+    where d.task_id = any (array(select e.task_id from unnest(v_ends) as e));
+  end if;
 
   if v_free then
     perform pgsched.wake();
   end if;
+
+  return v_ends;
 end;
 $$;
 
 comment on function pgsched.unblock_tasks(uuid[], timestamptz) is
-  'Let what waited for these tasks run, however they ended.';
+  'Let what waited for these tasks run, or wait for the rest.  Returns the ends of those that are to be cancelled instead, which are locked.';
 
 create function pgsched.resolve_dependencies()
   returns integer
@@ -275,7 +326,7 @@ begin
   );
 
   if cardinality(v_ended) > 0 then
-    perform pgsched.unblock_tasks(v_ended, v_now);
+    perform pgsched.finish_tasks(pgsched.unblock_tasks(v_ended, v_now), v_now);
   end if;
 
   return cardinality(v_ended);
@@ -283,7 +334,7 @@ end;
 $$;
 
 comment on function pgsched.resolve_dependencies() is
-  'Let run what waits for tasks that ended before the waiting was seen.  Returns how many such tasks there were.';
+  'Let run, or cancel, what waits for tasks that ended before the waiting was seen.  Returns how many such tasks there were.';
 
 -- Up to a tenth more than asked, so that what failed together does not come
 -- back together.

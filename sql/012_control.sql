@@ -123,8 +123,9 @@ create function pgsched.retry_task(p_task_id uuid)
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_now  timestamptz := pgsched.now();
-  v_task pgsched.task_instances;
+  v_now   timestamptz := pgsched.now();
+  v_count integer := 0;
+  v_task  pgsched.task_instances;
 begin
   delete from pgsched.task_instances as i
   where i.id = p_task_id
@@ -147,14 +148,33 @@ begin
       message = format('task %s cannot be retried: its definition or its queue does not exist any more', p_task_id);
   end if;
 
+  -- What it waited for when it was cancelled.
+  delete from pgsched.task_dependencies as d
+  where d.task_id = p_task_id;
+
+  -- What the record has forgotten is not waited for: nobody could retry it.
+  if v_task.depends_on is not null then
+    v_count := pgsched.await_tasks(
+      format('task %s cannot be retried', p_task_id),
+      p_task_id,
+      array(
+        select u.id
+        from unnest(v_task.depends_on) as u (id)
+        where (select t.id from pgsched.scheduled_tasks as t where t.id = u.id) is not null
+          or (select i.id from pgsched.task_instances as i where i.id = u.id) is not null
+      ),
+      v_task.on_dependency_failure
+    );
+  end if;
+
   insert into pgsched.scheduled_tasks (
-    id, queue, priority, schedule_type, scheduled_time, execute_after, attempt, max_retries, error_msg,
-    definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index, input_params, schedule_config,
+    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies, depends_on,
+    on_dependency_failure, attempt, max_retries, error_msg, definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index, input_params, schedule_config,
     worker_id, delivery_count, created_by, created_at
   )
   values (
     v_task.id, v_task.queue, v_task.priority, v_task.schedule_type, v_task.scheduled_time, v_now,
-    v_task.attempt + 1, v_task.max_retries, v_task.error_msg, v_task.definition_id, v_task.schedule_id,
+    v_count, v_task.depends_on, v_task.on_dependency_failure, v_task.attempt + 1, v_task.max_retries, v_task.error_msg, v_task.definition_id, v_task.schedule_id,
     v_task.trace_id, v_task.loop_id, v_task.next_task_id, v_task.round_index, v_task.input_params,
     v_task.schedule_config, v_task.worker_id, v_task.delivery_count, v_task.created_by, v_task.created_at
   );
@@ -177,7 +197,7 @@ end;
 $$;
 
 comment on function pgsched.retry_task(uuid) is
-  'Run a FAILED or CANCELLED task again, as a new attempt with a fresh budget.  Returns its status.';
+  'Run a FAILED or CANCELLED task again, as a new attempt with a fresh budget; it waits again for what it depends on.  Returns its status.';
 
 -- Goes by the loop, whichever round was named.  Every look takes a fresh
 -- snapshot: the round that was there may end, and the next begin, meanwhile.

@@ -268,12 +268,13 @@ begin
   end if;
 
   insert into pgsched.scheduled_tasks (
-    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies, max_retries, definition_id,
+    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies,
+    on_dependency_failure, max_retries, definition_id,
     schedule_id, trace_id, input_params, schedule_config, created_by, created_at
   )
   select
     f.task_id, coalesce(s.queue, d.queue), coalesce(s.priority, d.priority), 'CRON', f.scheduled_time, p_now,
-    (f.depends_on_id is not null)::integer, d.max_retries, d.id, s.id, coalesce(s.trace_id, pgsched.uuid7()),
+    (f.depends_on_id is not null)::integer, case when f.depends_on_id is not null then 'run' end, d.max_retries, d.id, s.id, coalesce(s.trace_id, pgsched.uuid7()),
     d.input_params || s.input_params, d.schedule_config || s.schedule_config, s.created_by, p_now
   from unnest(p_fires) as f
   join pgsched.schedules as s

@@ -14,7 +14,8 @@ call pgsched.begin_migration(16, 'views');
 create view pgsched.tasks as
   select
     t.id, t.status, d.name as definition_name, t.queue, t.priority, t.schedule_type, t.scheduled_time,
-    t.execute_after, t.pending_dependencies, t.attempt, t.retry_count, t.max_retries, t.error_msg, t.output_ref, t.progress,
+    t.execute_after, t.pending_dependencies, t.depends_on, t.on_dependency_failure,
+    t.attempt, t.retry_count, t.max_retries, t.error_msg, t.output_ref, t.progress,
     t.definition_id, t.schedule_id, t.trace_id, t.loop_id, t.next_task_id, t.round_index, t.input_params,
     t.schedule_config, t.worker_id, t.delivery_count, t.lost_count, t.lapsed_attempt, t.undelivered_since,
     t.started_at, t.dispatched_at, t.deadline_at, t.cancelled_at, t.created_by, t.created_at, t.finished_at

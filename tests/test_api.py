@@ -162,6 +162,19 @@ async def test_every_option_of_a_task_arrives_and_numbers_keep_their_digits(
     assert task["input_params"] == {"big": 12345678901234567890123, "é": "☃"}
 
 
+async def test_a_task_may_depend_on_others(client: Client) -> None:
+    definition = {"name": "stubborn", "on_dependency_failure": "run"}
+    await client.post("/api/definitions", json=definition)
+    first = await schedule(client)
+
+    body = {"definition": "stubborn", "depends_on": [first]}
+    response = await client.post("/api/tasks", json=body)
+
+    task = (await client.get(f"/api/tasks/{response.json()['task_id']}")).json()
+    assert (task["depends_on"], task["pending_dependencies"]) == ([first], 1)
+    assert task["on_dependency_failure"] == "run"
+
+
 @pytest.mark.parametrize("where", ["header", "body", "both"])
 async def test_an_idempotency_key_gives_the_same_task(client: Client, where: str) -> None:
     body = {"definition": "job"} | ({} if where == "header" else {"idempotency_key": "k"})
@@ -376,6 +389,8 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", TASKS, "text", 422, "body"),
     ("POST", TASKS, None, 422, "body"),
     ("POST", TASKS, {"definition": "job", "color": "red"}, 422, "color"),
+    ("POST", TASKS, {"definition": "job", "depends_on": ["x"]}, 422, "depends_on"),
+    ("POST", TASKS, {"definition": "job", "depends_on": [NOBODY]}, 404, NOBODY),
     ("POST", TASKS, {"definition": "job", "priority": 10}, 422, "priority"),
     ("POST", TASKS, {"definition": "job", "trace_id": "no uuid"}, 422, "trace_id"),
     ("POST", TASKS, {"definition": "job", "schedule_type": "CRON"}, 422, "schedule_type"),

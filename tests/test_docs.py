@@ -91,6 +91,7 @@ INTERNAL = {
     "accept_tasks",
     "advance_schedules",
     "apply_reports",
+    "await_tasks",
     "begin_rounds",
     "end_pauses",
     "end_schedules",

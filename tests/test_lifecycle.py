@@ -73,6 +73,18 @@ async def test_an_ad_hoc_task_is_defined_and_scheduled_in_one_go(
     assert await cursor.fetchone() == ("once", {"do": "it"}, True)
 
 
+async def test_an_ad_hoc_task_may_depend_on_another(dsn: str, conn: Connection) -> None:
+    first = await lifecycle.submit_ad_hoc_task(conn, "once")
+
+    task_id = await lifecycle.submit_ad_hoc_task(
+        conn, "once", depends_on=[first], on_dependency_failure="run"
+    )
+
+    task = task_row(dsn, task_id)
+    assert [str(one) for one in task["depends_on"]] == [first]
+    assert (task["pending_dependencies"], task["on_dependency_failure"]) == (1, "run")
+
+
 async def test_ad_hoc_tasks_may_share_a_name(conn: Connection) -> None:
     first = await lifecycle.submit_ad_hoc_task(conn, "once")
 
@@ -107,6 +119,7 @@ async def test_an_ad_hoc_cron_leaves_the_schedule_of_that_name_alone(conn: Conne
         ("DELAY", {}, "delay"),
         ("DELAY", {"delay": -MINUTE}, "delay"),
         ("CRON", {}, "cron_expression"),
+        ("CRON", {"cron_expression": "@daily", "depends_on": [NOBODY]}, "depends_on"),
         ("CRON", {"cron_expression": "nonsense"}, "cron_expr"),
         ("LOOP", {"max_rounds": 0}, "max_rounds"),
         ("LOOP", {"schedule_config": 5}, "schedule_config"),

@@ -54,6 +54,9 @@ CALLS = [
     "due schedules",
     "fire",
     "resolve dependencies",
+    "depend on tasks",
+    "cancel with dependents",
+    "free dependents",
     "delete a schedule",
 ]
 EXPLAIN = """
@@ -208,6 +211,7 @@ def exercise(sched: Sched, observer: Observer) -> None:
     settle("settle refused", claim("claim"), "REFUSED")
     single(sched, observer)
     repeated(sched, observer)
+    dependent(sched, observer)
     with observer.watching("next_due_in"):
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
@@ -231,6 +235,28 @@ def repeated(sched: Sched, observer: Observer) -> None:
         sched.call("trigger_schedule", "a")
     with observer.watching("delete a schedule"):
         assert sched.call("delete_schedule", "a") == BATCH
+
+
+def dependent(sched: Sched, observer: Observer) -> None:
+    """What is done to tasks that others wait for."""
+    ids = [row.id for row in sched.rows("select id from pgsched.scheduled_tasks limit %s", BATCH)]
+    with observer.watching("depend on tasks"):
+        waiting = sched.schedule(depends_on=ids)
+    sched.call("cancel_task", waiting)
+    sched.conn.execute("delete from pgsched.task_dependencies")
+    sched.define("stubborn", on_dependency_failure="run")
+    for definition, call in (("job", "cancel with dependents"), ("stubborn", "free dependents")):
+        first = sched.schedule()
+        sched.conn.execute(
+            "select pgsched.schedule_immediate(%s, p_depends_on => array[%s::uuid])"
+            " from generate_series(1, %s)",
+            [definition, first, BATCH],
+        )
+        with observer.watching(call):
+            sched.call("cancel_task", first)
+    sched.conn.execute(
+        "delete from pgsched.scheduled_tasks where depends_on is not null and status = 'PENDING'"
+    )
 
 
 def single(sched: Sched, observer: Observer) -> None:
@@ -366,4 +392,13 @@ def test_the_claims_were_of_full_batches(seen: dict[str, dict[str, list[Node]]])
 def test_the_ticks_were_of_full_batches(seen: dict[str, dict[str, list[Node]]]) -> None:
     for phase in PHASES[2:]:
         locked = [n.rows for n in seen[phase]["fire"] if n.kind == "LockRows"]
+        assert max(locked) == BATCH, phase
+
+
+@pytest.mark.parametrize("call", ["cancel with dependents", "free dependents"])
+def test_the_dependents_were_full_batches(
+    seen: dict[str, dict[str, list[Node]]], call: str
+) -> None:
+    for phase in PHASES:
+        locked = [n.rows for n in seen[phase][call] if n.kind == "LockRows"]
         assert max(locked) == BATCH, phase

@@ -85,6 +85,36 @@ async def test_every_option_of_a_task_arrives(dsn: str, conn: Connection) -> Non
     assert (task["scheduled_time"], task["schedule_config"]) == (TOMORROW, {"note": "x"})
 
 
+async def test_what_a_task_depends_on_arrives(dsn: str, conn: Connection) -> None:
+    await scheduler.define_task(conn, "stubborn", on_dependency_failure="run")
+    first = await scheduler.schedule_immediate(conn, "job")
+
+    lists: list[list[UUID | str]] = [[first], [UUID(first), first]]
+    for depends_on in lists:
+        task_id = await scheduler.schedule_immediate(conn, "stubborn", depends_on=depends_on)
+        task = task_row(dsn, task_id)
+        assert {str(one) for one in task["depends_on"]} == {first}
+        assert (task["pending_dependencies"], task["on_dependency_failure"]) == (1, "run")
+
+    alone = task_row(dsn, await scheduler.schedule_immediate(conn, "job", depends_on=[]))
+    assert (alone["pending_dependencies"], alone["depends_on"]) == (0, None)
+
+
+async def test_a_task_cannot_depend_on_one_that_does_not_exist(conn: Connection) -> None:
+    unknown = uuid4()
+
+    with pytest.raises(NotFound, match=f"^depends_on: task {unknown} does not exist"):
+        await scheduler.schedule_immediate(conn, "job", depends_on=[unknown])
+
+
+async def test_a_task_cannot_depend_on_one_that_was_cancelled(conn: Connection) -> None:
+    first = await scheduler.schedule_immediate(conn, "job")
+    await scheduler.cancel_task(conn, first)
+
+    with pytest.raises(Conflict, match=f"^depends_on: task {first} is CANCELLED"):
+        await scheduler.schedule_immediate(conn, "job", depends_on=[first])
+
+
 async def test_a_definition_goes_by_name_or_by_id(dsn: str, conn: Connection) -> None:
     definition_id = await scheduler.define_task(conn, "other")
 
@@ -198,6 +228,9 @@ WRONG = [
     ("schedule_immediate", {"queue": "a\0b"}, "queue"),
     ("schedule_immediate", {"idempotency_key": ""}, "idempotency_key"),
     ("schedule_immediate", {"idempotency_key": "k" * 256}, "idempotency_key"),
+    ("schedule_immediate", {"depends_on": ["no uuid"]}, "depends_on"),
+    ("schedule_immediate", {"depends_on": [None]}, "depends_on"),
+    ("schedule_immediate", {"depends_on": str(uuid4())}, "depends_on"),
     ("schedule_immediate", {"definition": None}, "definition"),
     ("schedule_immediate", {"definition": 7}, "definition"),
     ("schedule_immediate", {"definition": "\ud800"}, "definition"),
@@ -224,6 +257,7 @@ WRONG = [
     ("define_task", {"retry_delay": timedelta(days=2)}, "retry_delay"),
     ("define_task", {"retry_backoff": "linear"}, "retry_backoff"),
     ("define_task", {"timeout": timedelta(0)}, "timeout"),
+    ("define_task", {"on_dependency_failure": "wait"}, "on_dependency_failure"),
     ("define_task", {"schedule_type": "SOMETIMES"}, "schedule_type"),
     ("define_task", {"cron_expr": "nonsense"}, "cron_expr"),
     ("cancel_task", {"task_id": "no uuid"}, "task_id"),

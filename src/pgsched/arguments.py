@@ -65,6 +65,7 @@ Priority = Annotated[int, Field(ge=-9, le=9)]
 Retries = Annotated[int, Field(ge=0, le=100)]
 Rounds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Backoff = Literal["fixed", "exponential"]
+DependencyFailure = Literal["cancel", "run"]
 Overlap = Literal["skip", "queue_one", "allow"]
 Misfire = Literal["latest", "all", "none"]
 Time = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
@@ -86,6 +87,7 @@ class Arguments(BaseModel):
     cron_expr: Text | None = None
     loop_config: Object | None = None
     is_temporary: bool | None = None
+    on_dependency_failure: DependencyFailure | None = None
 
     # A task, or a schedule; what is not None here may be left out, but not be None
     definition: Annotated[Text, BeforeValidator(_plain_id)] = ""
@@ -95,6 +97,7 @@ class Arguments(BaseModel):
     priority: Priority | None = None
     queue: Text | None = None
     idempotency_key: Key | None = None
+    depends_on: Annotated[list[Id], AfterValidator(lambda ids: ids or None)] | None = None
     delay: Annotated[timedelta, Field(ge=ZERO, le=CENTURY)] | None = None
     scheduled_time: Time | None = None
     max_rounds: Rounds | None = None

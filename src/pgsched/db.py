@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -90,6 +91,8 @@ async def call(session: Session, function: str, **arguments: object) -> Any:
 
 
 def _adapt(value: object) -> object:
+    if isinstance(value, list) and value and isinstance(value[0], UUID):
+        return value  # an array, and no JSON
     return Jsonb(value, dumps=dumps) if isinstance(value, dict | list) else value
 
 

@@ -28,6 +28,7 @@ class AdHoc(Timing, DeliveryOptions, total=False):
     input_params: dict[str, Json] | None
     schedule_config: dict[str, Json] | None
     trace_id: UUID | str | None
+    depends_on: list[UUID | str] | list[UUID] | list[str] | None
 
 
 # What belongs to the definition behind an ad-hoc task, not to its run.

@@ -105,6 +105,7 @@ class TaskDefinition(_Row):
     retry_delay: timedelta
     retry_backoff: str
     timeout: timedelta
+    on_dependency_failure: str
     is_active: bool
     is_temporary: bool
     created_at: datetime
@@ -128,6 +129,9 @@ class ScheduledTask(_Row):
     round_index: int
     input_params: Json
     schedule_config: Json
+    depends_on: list[UUID] | None = None
+    pending_dependencies: int
+    on_dependency_failure: str | None = None
     loop_id: UUID | None
     next_task_id: UUID | None
     max_retries: int

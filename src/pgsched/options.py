@@ -10,12 +10,17 @@ from pgsched.models import Json
 
 
 class TaskOptions(TypedDict, total=False):
-    """What every way to schedule a task takes."""
+    """
+    What every way to schedule a task takes.
+
+    depends_on: Ids of tasks that exist; it is due when all of them are SUCCESS.
+    """
 
     trace_id: UUID | str | None
     priority: int | None
     queue: str | None
     idempotency_key: str | None
+    depends_on: list[UUID | str] | list[UUID] | list[str] | None
     schedule_config: dict[str, Json] | None
 
 
@@ -28,6 +33,7 @@ class DeliveryOptions(TypedDict, total=False):
     retry_delay: timedelta | None
     retry_backoff: str | None
     timeout: timedelta | None
+    on_dependency_failure: str | None
 
 
 class DefinitionOptions(DeliveryOptions, total=False):

@@ -57,7 +57,7 @@ async def _schedule(
 
 
 _COMMON = {"input_params", "priority", "queue", "schedule_config"}
-_TASK = frozenset(_COMMON | {"trace_id", "idempotency_key"})
+_TASK = frozenset(_COMMON | {"trace_id", "idempotency_key", "depends_on"})
 _LOOP = _Way(SchedulerService.schedule_loop, _TASK | {"max_rounds", "loop_interval"})
 
 WAYS: dict[ScheduleType, _Way] = {

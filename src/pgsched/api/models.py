@@ -13,6 +13,7 @@ from pgsched.arguments import (
     DAY,
     YEAR,
     Backoff,
+    DependencyFailure,
     Key,
     Name,
     Object,
@@ -57,6 +58,7 @@ class DefinitionBody(Body):
     retry_delay_seconds: Pause | None = None
     retry_backoff: Backoff | None = None
     timeout_seconds: Timeout | None = None
+    on_dependency_failure: DependencyFailure | None = None
     schedule_type: ScheduleType | None = None
     cron_expr: Text | None = None
     schedule_config: Object | None = None
@@ -80,6 +82,7 @@ class TaskBody(Body):
     priority: Priority | None = None
     queue: Text | None = None
     idempotency_key: Key | None = None
+    depends_on: list[UUID] | None = None
     schedule_config: Object | None = None
 
 
