@@ -1,5 +1,5 @@
 """
-    python -m benchmarks [yardstick] [drain] [push] [latency] [enqueue] [schedules]
+    python -m benchmarks [yardstick] [drain] [push] [latency] [enqueue] [bulk] [schedules]
 
 Measures on a Postgres of its own, on this machine, now.  Machines are noisy:
 compare what stands in one run.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks import bench, drain, enqueue, latency, push, schedules, yardstick
+from benchmarks import bench, bulk, drain, enqueue, latency, push, schedules, yardstick
 
 PARTS = {
     "yardstick": yardstick.run,
@@ -18,6 +18,7 @@ PARTS = {
     "push": push.run,
     "latency": latency.run,
     "enqueue": enqueue.run,
+    "bulk": bulk.run,
     "schedules": schedules.run,
 }
 

@@ -510,7 +510,12 @@ async def in_pieces(size: int) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize(
     ("path", "limit"),
-    [(TASKS, MAX_BODY), (f"{TASKS}/{NOBODY}/status", MAX_BODY), ("/api/tasks/status", MAX_LIST)],
+    [
+        (TASKS, MAX_BODY),
+        (f"{TASKS}/{NOBODY}/status", MAX_BODY),
+        ("/api/tasks/status", MAX_LIST),
+        ("/api/tasks/bulk", MAX_LIST),
+    ],
 )
 async def test_a_body_that_is_too_large_is_refused(client: Client, path: str, limit: int) -> None:
     headers = {"Content-Type": "application/json"}
@@ -735,6 +740,7 @@ async def test_every_path_is_in_the_openapi_document(client: Client) -> None:
         "/api/schedules/{schedule}/resume",
         "/api/schedules/{schedule}/trigger",
         "/api/tasks",
+        "/api/tasks/bulk",
         "/api/tasks/status",
         "/api/tasks/{task_id}",
         "/api/tasks/{task_id}/cancel",

@@ -261,7 +261,7 @@ LAYERS = [
     {"cron"},
     {"answers", "arguments", "options", "schedules", "cursors", "devdb", "instants", "transport"},
     {"db", "firing", "migrator", "external", "preview", "reports", "words"},
-    {"database", "diagnosis", "reading", "visit"},
+    {"bulk", "database", "diagnosis", "reading", "visit"},
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
     {"scanner", "dispatcher", "doctor", "ways"},
     {"lifecycle"},

@@ -362,6 +362,7 @@ SQL = {
     "schedule_loop": {"schedule_loop"},
     "trigger_loop_once": {"trigger_loop_once"},
     "cancel_task": {"cancel_task"},
+    "schedule_many": {"schedule_many"},
     "retry_task": {"retry_task"},
     "stop_loop": {"stop_loop"},
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -36,7 +37,8 @@ SECOND = timedelta(seconds=1)
 ZERO = timedelta(0)
 
 
-def _storable(value: Json) -> Json:
+def storable(value: Json) -> Json:
+    """*value*, or a ValueError when Postgres stores none such."""
     match value:
         case str() if "\0" in value:
             raise ValueError("must not hold the character NUL, of which Postgres stores none")
@@ -44,23 +46,24 @@ def _storable(value: Json) -> Json:
             raise ValueError(f"must not hold {value}, which is not JSON")
         case dict():
             for key, item in value.items():
-                _storable(key)
-                _storable(item)
+                storable(key)
+                storable(item)
         case list():
             for item in value:
-                _storable(item)
+                storable(item)
     return value
 
 
-def _plain_id(value: object) -> object:
+def plain_id(value: object) -> object:
+    """An id as text; anything else as it is."""
     return str(value) if isinstance(value, UUID) else value
 
 
-Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(storable)]
 Name = Annotated[Text, Field(max_length=200)]
 Key = Annotated[Text, Field(max_length=255)]
 Id = Annotated[UUID, Field(strict=False)]
-Object = Annotated[dict[str, Json], AfterValidator(_storable)]
+Object = Annotated[dict[str, Json], AfterValidator(storable)]
 Priority = Annotated[int, Field(ge=-9, le=9)]
 Retries = Annotated[int, Field(ge=0, le=100)]
 Rounds = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -90,7 +93,7 @@ class Arguments(BaseModel):
     on_dependency_failure: DependencyFailure | None = None
 
     # A task, or a schedule; what is not None here may be left out, but not be None
-    definition: Annotated[Text, BeforeValidator(_plain_id)] = ""
+    definition: Annotated[Text, BeforeValidator(plain_id)] = ""
     input_params: Object | None = None
     schedule_config: Object | None = None
     trace_id: Id | None = None
@@ -118,7 +121,7 @@ class Arguments(BaseModel):
     # What is there already
     task_id: Id = UUID(int=0)
     reason: Text | None = None
-    schedule: Annotated[Text, BeforeValidator(_plain_id)] = ""
+    schedule: Annotated[Text, BeforeValidator(plain_id)] = ""
     note: Text | None = None
     until: Time | None = None
     from_time: Time = EARLIEST
@@ -142,8 +145,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def explain(errors: Iterable[Any], skip: int = 0) -> str:
-    """What pydantic found, each with its field; *skip* leaves out the first parts of its path."""
+    """The first ten that pydantic found, each with its field but for the first *skip* parts."""
     return "; ".join(
         ": ".join(filter(None, (".".join(map(str, error["loc"][skip:])), error["msg"])))
-        for error in errors
+        for error in islice(errors, 10)
     )

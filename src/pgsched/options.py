@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import Required, TypedDict
 from uuid import UUID
 
 from pgsched.models import Json
 
 
-class TaskOptions(TypedDict, total=False):
-    """
-    What every way to schedule a task takes.
-
-    depends_on: Ids of tasks that exist; it is due when all of them are SUCCESS.
-    """
+class RunOptions(TypedDict, total=False):
+    """What may be said of every task, also of one in a list."""
 
     trace_id: UUID | str | None
     priority: int | None
     queue: str | None
     idempotency_key: str | None
-    depends_on: list[UUID | str] | list[UUID] | list[str] | None
     schedule_config: dict[str, Json] | None
+
+
+class TaskOptions(RunOptions, total=False):
+    """
+    What every way to schedule a single task takes.
+
+    depends_on: Ids of tasks that exist; it is due when all of them are SUCCESS.
+    """
+
+    depends_on: list[UUID | str] | list[UUID] | list[str] | None
+
+
+class NewTask(RunOptions, total=False):
+    """
+    One task of a list.
+
+    definition: A name or an id.
+    delay: From now, 0 to 36525 days; without it and scheduled_time, now.
+    scheduled_time: With a zone; one in the past is due now.
+    """
+
+    definition: Required[str | UUID]
+    input_params: dict[str, Json] | None
+    delay: timedelta | None
+    scheduled_time: datetime | None
 
 
 class DeliveryOptions(TypedDict, total=False):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
-from pgsched import db
+from pgsched import bulk, db
 from pgsched.arguments import checked
 from pgsched.cron import validate_cron
 from pgsched.db import Session
 from pgsched.errors import Invalid
 from pgsched.models import Json
-from pgsched.options import DefinitionOptions, ScheduleOptions, TaskOptions
+from pgsched.options import DefinitionOptions, NewTask, ScheduleOptions, TaskOptions
 from pgsched.settings import Settings
 
 
@@ -83,6 +83,14 @@ class SchedulerService:
         function = "schedule_delayed" if scheduled_time is None else "schedule_at"
         when = {"delay": delay, "scheduled_time": scheduled_time}
         return await _enqueue(session, function, definition, input_params, options, when)
+
+    async def schedule_many(self, session: Session, tasks: Sequence[NewTask]) -> list[str]:
+        """
+        Run many definitions now or later, all of *tasks* or none; the ids in the order given.
+
+        An error names the first that is wrong, as tasks[17].priority.
+        """
+        return await bulk.schedule_many(session, tasks)
 
     async def schedule_loop(
         self,

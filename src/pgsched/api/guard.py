@@ -20,7 +20,7 @@ from pgsched.signing import attempt_of
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-LIST_PATH = "/api/tasks/status"
+LIST_PATHS = frozenset({"/api/tasks/status", "/api/tasks/bulk"})
 # What a callback token opens, and where in the scope stands the attempt it is good for.
 CALLBACK_PATH = re.compile(r"/api/tasks/([0-9a-fA-F-]{36})/status")
 GRANTED = "pgsched.attempt"
@@ -106,7 +106,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        limit = MAX_LIST if scope["path"] == LIST_PATH else MAX_BODY
+        limit = MAX_LIST if scope["path"] in LIST_PATHS else MAX_BODY
         if refusal := self._refusal(scope, headers, limit):
             await refusal(scope, receive, send)
             return

@@ -86,6 +86,26 @@ class TaskBody(Body):
     schedule_config: Object | None = None
 
 
+class NewTaskBody(Body):
+    """One task of a list."""
+
+    definition: Text
+    delay_seconds: Delay | None = None
+    scheduled_time: Time | None = None
+    input_params: Object | None = None
+    trace_id: UUID | None = None
+    priority: Priority | None = None
+    queue: Text | None = None
+    idempotency_key: Key | None = None
+    schedule_config: Object | None = None
+
+
+class TasksBody(Body):
+    """Tasks that are scheduled all together, or not at all."""
+
+    tasks: Annotated[list[NewTaskBody], Field(max_length=100_000)]
+
+
 class CancelBody(Body):
     """Why, for the next reader."""
 
@@ -98,6 +118,12 @@ class DefinitionId(BaseModel):
 
 class TaskId(BaseModel):
     task_id: UUID
+
+
+class TaskIds(BaseModel):
+    """In the order of the tasks."""
+
+    task_ids: list[UUID]
 
 
 class TaskState(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -17,11 +18,14 @@ from pgsched.api.models import (
     Problem,
     TaskBody,
     TaskId,
+    TaskIds,
+    TasksBody,
     TaskState,
 )
 from pgsched.api.parameters import IdempotencyKey, Limit, add_key
 from pgsched.api.services import Wired
 from pgsched.models import TaskStatus
+from pgsched.options import NewTask
 from pgsched.plain import plain
 
 router = APIRouter(prefix="/api", responses=REFUSALS)
@@ -64,6 +68,15 @@ async def schedule(
     async with services.transaction() as connection:
         task_id = await services.lifecycle.schedule(connection, kind, definition, **given)
     return JsonResponse({"task_id": task_id}, 201)
+
+
+@router.post("/tasks/bulk", status_code=201, response_model=TaskIds)
+async def schedule_many(body: TasksBody, services: Wired) -> JsonResponse:
+    """Schedule many tasks, all or none; an error names the first that is wrong by its index."""
+    given = [cast("NewTask", task.arguments()) for task in body.tasks]
+    async with services.transaction() as connection:
+        task_ids = await services.scheduler.schedule_many(connection, given)
+    return JsonResponse({"task_ids": task_ids}, 201)
 
 
 @router.get("/tasks")
