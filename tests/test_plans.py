@@ -318,7 +318,7 @@ def live(sched: Sched, observer: Observer) -> dict[str, dict[str, list[Node]]]:
 def seen(pgsched_db: Any) -> Iterator[dict[str, dict[str, list[Node]]]]:
     server = {k: getattr(pgsched_db, k) for k in ("host", "port", "user")}
     password = pgsched_db.password or None
-    name = "pgsched_plans"
+    name = f"{pgsched_db.dbname}_plans"  # each process of pytest-xdist has its own
     with DatabaseJanitor(
         **server, dbname=name, template_dbname=pgsched_db.template_dbname, password=password
     ):
