@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TypeVar
 
 import psycopg
@@ -130,8 +130,7 @@ def _slice(due: DueBackfill | DueGap) -> tuple[list[datetime], datetime]:
 
 
 def _require_bound(backfill: DueBackfill) -> None:
-    instants = _timing(backfill).all_after(backfill.counts_from)
-    due = takewhile(lambda instant: instant <= backfill.to_time, instants)
+    due = _timing(backfill).between(backfill.counts_from, backfill.to_time)
     if next(islice(due, backfill.max_instants, None), None) is not None:
         raise Invalid(
             f"the range holds more than {backfill.max_instants} instants:"

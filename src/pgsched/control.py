@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -137,8 +137,7 @@ def _instants(
         raise Invalid(f"from_time {from_time} must not be after to_time {to_time}")
     anchor = schedule.starts_at or schedule.changed_at
     timing = Timing(schedule.cron_expr, schedule.every, schedule.timezone or "UTC", anchor)
-    found = takewhile(lambda at: at <= to_time, timing.all_after(from_time - MICROSECOND))
-    instants = list(islice(found, most + 1))
+    instants = list(islice(timing.between(from_time - MICROSECOND, to_time), most + 1))
     if len(instants) > most:
         raise Invalid(
             f"max_instants: the range holds more than {most} instants: make it shorter,"

@@ -12,19 +12,20 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import orjson
 import psycopg
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import AsyncRowFactory, TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
 from pgsched.errors import BY_SQLSTATE, Invalid, Unavailable
 from pgsched.models import Json, ReportAnswer
 
+Row = TypeVar("Row")
 Connection = psycopg.AsyncConnection[TupleRow]
 # What a caller hands us: a psycopg connection, or a SQLAlchemy AsyncSession on psycopg.
 Session = Any
@@ -81,13 +82,23 @@ async def call(session: Session, function: str, **arguments: object) -> Any:
     """Call a SQL function in the caller's transaction; an argument left None has its default."""
     given = {name: _adapt(value) for name, value in arguments.items() if value is not None}
     named = ", ".join(f"{name} => %({name})s" for name in given)
+    rows = await fetch(session, f"select pgsched.{function}({named})", given, tuple_row)
+    return rows[0][0] if rows else None
+
+
+async def fetch(
+    session: Session,
+    query: str,
+    given: Sequence[object] | Mapping[str, object],
+    row_factory: AsyncRowFactory[Row],
+) -> list[Row]:
+    """The rows of a query in the caller's transaction."""
     connection = await connection_of(session)
     with translated():
         # Whatever kind of cursor and row the caller's connection makes.
-        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-        await cursor.execute(f"select pgsched.{function}({named})", given)
-        row = await cursor.fetchone()
-    return row[0] if row else None
+        cursor = psycopg.AsyncCursor(connection, row_factory=row_factory)
+        await cursor.execute(cast("Any", query), given)
+        return await cursor.fetchall()
 
 
 def _adapt(value: object) -> object:
@@ -111,12 +122,8 @@ async def schedule_many(session: Session, tasks: bytes) -> list[str]:
     """The ids of the tasks of a JSON array, in its order."""
     # As one text, which costs less to read than so many UUIDs.
     query = "select array_to_string(pgsched.schedule_many(%s), ' ')"
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-        await cursor.execute(query, [Jsonb(tasks, dumps=bytes)])
-        row = await cursor.fetchone()
-    return str(row[0]).split() if row else []
+    rows = await fetch(session, query, [Jsonb(tasks, dumps=bytes)], tuple_row)
+    return str(rows[0][0]).split()
 
 
 @contextlib.asynccontextmanager
@@ -135,8 +142,5 @@ async def together(session: Session) -> AsyncIterator[None]:
 async def report_statuses(session: Session, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
     """One answer for each report, in their order."""
     query = "select a.* from pgsched.report_statuses(%s) as a order by a.report_index"
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-        await cursor.execute(query, [Jsonb(reports, dumps=dumps)])
-        return [ReportAnswer(row[0], str(row[1]), *row[2:]) for row in await cursor.fetchall()]
+    rows = await fetch(session, query, [Jsonb(reports, dumps=dumps)], tuple_row)
+    return [ReportAnswer(row[0], str(row[1]), *row[2:]) for row in rows]

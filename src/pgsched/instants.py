@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from pgsched.cron import CronGenerator
@@ -40,6 +41,10 @@ class Timing(NamedTuple):
         while True:
             at = self.after(at)
             yield at
+
+    def between(self, at: datetime, end: datetime) -> Iterator[datetime]:
+        """The instants strictly after *at* and up to *end*."""
+        return takewhile(lambda instant: instant <= end, self.all_after(at))
 
 
 # Many schedules have the same expression, and are due at the same time.

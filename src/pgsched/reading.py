@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any
 from uuid import UUID
 
-import psycopg
 from psycopg.rows import class_row, dict_row, scalar_row
 
-from pgsched.db import Session, call, connection_of, translated
+from pgsched.db import Row, Session, call, fetch
 from pgsched.errors import Invalid, NotFound
 from pgsched.models import ScheduledTask, TaskDefinition
 from pgsched.schedules import Backfill, Schedule, ScheduleChange, ScheduleFire
-
-Row = TypeVar("Row")
 
 _OF_SCHEDULE = "schedule_id = (pgsched.find_schedule(%(schedule)s)).id"
 
@@ -175,28 +172,17 @@ async def count_runs(session: Session, schedule: str, instants: list[datetime]) 
           and outcome = 'RUN'
           and scheduled_time = any (%(instants)s)
     """  # noqa: S608
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=scalar_row)
-        await cursor.execute(cast("Any", query), {"schedule": schedule, "instants": instants})
-        return int(await cursor.fetchone() or 0)
+    given = {"schedule": schedule, "instants": instants}
+    return int((await fetch(session, query, given, scalar_row))[0])
 
 
 async def list_rows(session: Session, view: str) -> list[dict[str, Any]]:
     """All rows of one of the small views, as dicts."""
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=dict_row)
-        await cursor.execute(f"select * from pgsched.{view}")  # noqa: S608
-        return await cursor.fetchall()
+    return await fetch(session, f"select * from pgsched.{view}", (), dict_row)  # noqa: S608
 
 
 async def _select(session: Session, model: type[Row], query: str, given: Any) -> list[Row]:
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=class_row(model))
-        await cursor.execute(cast("Any", query), given)
-        return await cursor.fetchall()
+    return await fetch(session, query, given, class_row(model))
 
 
 def _uuid(field: str, value: str | None) -> UUID | None:
