@@ -8,9 +8,9 @@
 --
 -- None of these rows is ever written by an enqueue.
 --
--- Adds   domains, external_systems, queues, task_definitions, define_external_system(),
---        define_queue(), pause_queue(), resume_queue(), define_task(), find_definition(),
---        claimable_queues(), check_queue(), check_priority(), check_loop_config()
+-- Adds   domains, external_systems, queues, queue_rates, task_definitions,
+--        define_external_system(), define_queue(), pause_queue(), resume_queue(), define_task(),
+--        find_definition(), claimable_queues(), check_queue(), check_priority(), check_loop_config()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -49,6 +49,16 @@ create table pgsched.external_systems (
   completion         text     not null default 'callback',
   request_timeout    interval not null default '30 seconds',
   delivery_timeout   interval not null default '24 hours',
+  batch_size         integer  not null default 1,
+  max_in_flight      integer,
+  push_statuses      text[],
+  open_until         timestamptz,
+  open_reason        text,
+  open_count         integer  not null default 0,
+  opened_at          timestamptz,
+  closed_at          timestamptz,
+  probe_by           uuid,
+  probe_until        timestamptz,
 
   constraint external_systems_pkey
     primary key (name),
@@ -63,7 +73,19 @@ create table pgsched.external_systems (
     check (request_timeout between '100 milliseconds' and '10 minutes'),
 
   constraint external_systems_delivery_timeout_is_in_range
-    check (delivery_timeout > '0' and delivery_timeout <= '10 years')
+    check (delivery_timeout > '0' and delivery_timeout <= '10 years'),
+
+  constraint external_systems_batch_size_is_in_range
+    check (batch_size between 1 and 1000),
+
+  constraint external_systems_max_in_flight_is_in_range
+    check (max_in_flight between 1 and 1000),
+
+  constraint external_systems_push_statuses_are_known
+    check (push_statuses <@ array['PENDING', 'SCHEDULED', 'FAILED', 'CANCELLED']),
+
+  constraint external_systems_are_probed_while_open
+    check (open_until is not null or (probe_by is null and probe_until is null))
 );
 
 comment on table pgsched.external_systems is
@@ -82,12 +104,36 @@ comment on column pgsched.external_systems.request_timeout is
   'How long one push may take, 100 ms to 10 min.';
 comment on column pgsched.external_systems.delivery_timeout is
   'How long a task may stay undeliverable before it is FAILED, up to 10 years.';
+comment on column pgsched.external_systems.batch_size is
+  'How many tasks one request may carry, 1 to 1000.  More than 1: they are POSTed to {base_url}/api/tasks/status/batch.';
+comment on column pgsched.external_systems.max_in_flight is
+  'How many requests each worker may have under way to it, 1 to 1000.  Null: the worker''s PGSCHED_PUSH_SLOTS.';
+comment on column pgsched.external_systems.push_statuses is
+  'Which changes of status it is told of: PENDING (it will be run again), SCHEDULED, FAILED, CANCELLED.  Null: PENDING, FAILED and CANCELLED when completion is callback, else none.';
+comment on column pgsched.external_systems.open_until is
+  'Not null while its circuit breaker is open: nothing is pushed to it but, from then on, one task at a time as a probe.';
+comment on column pgsched.external_systems.open_reason is
+  'What it answered last before its breaker opened.';
+comment on column pgsched.external_systems.open_count is
+  'How often in a row its breaker opened, or a probe failed; each time it stays open for longer.';
+comment on column pgsched.external_systems.opened_at is
+  'When its breaker opened the last time.';
+comment on column pgsched.external_systems.closed_at is
+  'When its breaker closed the last time; for ten seconds after, its rate ramps up.';
+comment on column pgsched.external_systems.probe_by is
+  'The worker whose probe is under way.';
+comment on column pgsched.external_systems.probe_until is
+  'When another worker may probe, if that one has not told how it went.';
 
 create table pgsched.queues (
   name            text    not null,
   external_system text    not null default 'default',
   is_paused       boolean not null default false,
   pause_note      text,
+  max_in_flight   integer,
+  rate_per_second double precision,
+  burst           integer,
+  resumed_at      timestamptz,
 
   constraint queues_pkey
     primary key (name),
@@ -96,7 +142,19 @@ create table pgsched.queues (
     foreign key (external_system) references pgsched.external_systems,
 
   constraint queues_name_is_plain
-    check (name ~ '^[A-Za-z0-9_.:-]{1,100}$')
+    check (name ~ '^[A-Za-z0-9_.:-]{1,100}$'),
+
+  constraint queues_max_in_flight_is_in_range
+    check (max_in_flight between 1 and 1000000),
+
+  constraint queues_rate_per_second_is_in_range
+    check (rate_per_second between 0.0001 and 1000000),
+
+  constraint queues_burst_is_in_range
+    check (burst between 1 and 1000000),
+
+  constraint queues_burst_is_of_a_rate
+    check (burst is null or rate_per_second is not null)
 );
 
 comment on table pgsched.queues is
@@ -109,6 +167,37 @@ comment on column pgsched.queues.is_paused is
   'True: nothing is claimed from it.  What is under way goes on.';
 comment on column pgsched.queues.pause_note is
   'Why it is paused, for the next reader.';
+comment on column pgsched.queues.max_in_flight is
+  'How many of its tasks may be SCHEDULED, DISPATCHED or RUNNING at once, 1 to 1,000,000.  Null: no limit.';
+comment on column pgsched.queues.rate_per_second is
+  'How many of its tasks may be claimed per second, 0.0001 to 1,000,000.  Null: no limit.';
+comment on column pgsched.queues.burst is
+  'How many may be claimed at once after a lull, 1 to 1,000,000.  Null: those of a tenth of a second, at least 1.';
+comment on column pgsched.queues.resumed_at is
+  'When its last pause ended; for ten seconds after, its rate ramps up.';
+
+-- Apart from the queues, since it is written by every claim of a limited one.
+create table pgsched.queue_rates (
+  queue        text             not null,
+  tokens       double precision not null,
+  refreshed_at timestamptz      not null,
+
+  constraint queue_rates_pkey
+    primary key (queue),
+
+  constraint queue_rates_queue_fkey
+    foreign key (queue) references pgsched.queues on update cascade on delete cascade
+)
+with (fillfactor = 10);
+
+comment on table pgsched.queue_rates is
+  'The token bucket of each queue whose rate is limited.';
+comment on column pgsched.queue_rates.queue is
+  'The queue.';
+comment on column pgsched.queue_rates.tokens is
+  'How many tasks could be claimed at refreshed_at; between 0 and the burst.';
+comment on column pgsched.queue_rates.refreshed_at is
+  'When tokens was right.';
 
 insert into pgsched.external_systems (name) values ('default');
 insert into pgsched.queues (name) values ('default');
@@ -204,17 +293,22 @@ create function pgsched.define_external_system(
   p_completion         text     default 'callback',
   p_request_timeout    interval default '30 seconds',
   p_delivery_timeout   interval default '24 hours',
-  p_signing_secret_env text     default null
+  p_signing_secret_env text     default null,
+  p_batch_size         integer  default 1,
+  p_max_in_flight      integer  default null,
+  p_push_statuses      text[]   default null
 )
   returns void
   language plpgsql
 as $$
 begin
   insert into pgsched.external_systems as s (
-    name, base_url, api_key_env, signing_secret_env, completion, request_timeout, delivery_timeout
+    name, base_url, api_key_env, signing_secret_env, completion, request_timeout, delivery_timeout,
+    batch_size, max_in_flight, push_statuses
   )
   values (
-    p_name, p_base_url, p_api_key_env, p_signing_secret_env, p_completion, p_request_timeout, p_delivery_timeout
+    p_name, p_base_url, p_api_key_env, p_signing_secret_env, p_completion, p_request_timeout,
+    p_delivery_timeout, p_batch_size, p_max_in_flight, p_push_statuses
   )
   on conflict (name) do update
   set
@@ -223,7 +317,10 @@ begin
     signing_secret_env = excluded.signing_secret_env,
     completion         = excluded.completion,
     request_timeout    = excluded.request_timeout,
-    delivery_timeout   = excluded.delivery_timeout;
+    delivery_timeout   = excluded.delivery_timeout,
+    batch_size         = excluded.batch_size,
+    max_in_flight      = excluded.max_in_flight,
+    push_statuses      = excluded.push_statuses;
 exception
   when check_violation or not_null_violation then
     raise exception sqlstate 'PS422' using
@@ -232,12 +329,15 @@ exception
 end;
 $$;
 
-comment on function pgsched.define_external_system(text, text, text, text, interval, interval, text) is
-  'Create an external system, or change the one of that name.';
+comment on function pgsched.define_external_system(text, text, text, text, interval, interval, text, integer, integer, text[]) is
+  'Create an external system, or change the one of that name; what is left out takes its default.  Workers follow within a second.';
 
 create function pgsched.define_queue(
   p_name            text,
-  p_external_system text default 'default'
+  p_external_system text             default 'default',
+  p_max_in_flight   integer          default null,
+  p_rate_per_second double precision default null,
+  p_burst           integer          default null
 )
   returns void
   language plpgsql
@@ -247,21 +347,31 @@ begin
     raise exception sqlstate 'PS404' using
       message = format('external system %L does not exist', p_external_system),
       hint = 'Create it with pgsched.define_external_system().';
-  end if;
-
-  insert into pgsched.queues (name, external_system)
-  values (p_name, p_external_system)
-  on conflict (name) do update
-  set external_system = excluded.external_system;
-exception
-  when check_violation or not_null_violation then
+  elsif coalesce(p_name !~ '^[A-Za-z0-9_.:-]{1,100}$', true) then
     raise exception sqlstate 'PS422' using
       message = format('p_name must have 1 to 100 of the characters A-Z a-z 0-9 _ . : -, not %L', p_name);
+  end if;
+
+  insert into pgsched.queues (name, external_system, max_in_flight, rate_per_second, burst)
+  values (p_name, p_external_system, p_max_in_flight, p_rate_per_second, p_burst)
+  on conflict (name) do update
+  set
+    external_system = excluded.external_system,
+    max_in_flight   = excluded.max_in_flight,
+    rate_per_second = excluded.rate_per_second,
+    burst           = excluded.burst;
+
+  perform pgsched.wake();
+exception
+  when check_violation then
+    raise exception sqlstate 'PS422' using
+      message = format('define_queue(%L): %s', p_name, sqlerrm),
+      hint = 'See the comments on the columns of pgsched.queues for the ranges.';
 end;
 $$;
 
-comment on function pgsched.define_queue(text, text) is
-  'Create a queue, or lead the one of that name to another external system.';
+comment on function pgsched.define_queue(text, text, integer, double precision, integer) is
+  'Create a queue, or change the one of that name: where it leads and its limits; what is left out takes its default.';
 
 -- A pause writes no task row: the claim reads it.
 create function pgsched.pause_queue(p_queue text, p_note text default null)
@@ -288,7 +398,10 @@ create function pgsched.resume_queue(p_queue text)
 as $$
 begin
   update pgsched.queues as q
-  set is_paused = false, pause_note = null
+  set
+    is_paused  = false,
+    pause_note = null,
+    resumed_at = case when q.is_paused then pgsched.now() else q.resumed_at end
   where q.name = p_queue;
 
   if not found then
@@ -300,7 +413,7 @@ end;
 $$;
 
 comment on function pgsched.resume_queue(text) is
-  'Claim from a paused queue again.';
+  'Claim from a paused queue again; its rate ramps up for ten seconds.';
 
 create function pgsched.check_queue(p_queue text)
   returns void
@@ -335,24 +448,55 @@ $$;
 comment on function pgsched.check_priority(integer) is
   'PS422 when a priority is out of range.';
 
-create function pgsched.claimable_queues(p_queues text[])
-  returns text[]
-  language plpgsql
-  stable
-as $$
-begin
-  return array(
-    select q.name
-    from pgsched.queues as q
-    where not q.is_paused
-      and (p_queues is null or q.name = any (p_queues))
-    order by array_position(p_queues, q.name), q.name
-  );
-end;
-$$;
+-- The time after an outage or a pause in which a queue has a growing rate.
+create function pgsched.ramp_term()
+  returns interval
+  language sql
+  immutable
+  return interval '10 seconds';
 
-comment on function pgsched.claimable_queues(text[]) is
-  'Those of these queues (null: of all) that exist and are not paused, in the order given.';
+comment on function pgsched.ramp_term() is
+  'How long the rate of a queue ramps up after its pause, or after its external system''s breaker has closed.';
+
+create function pgsched.claimable_queues(
+  p_queues    text[],
+  p_now       timestamptz,
+  out queues  text[],
+  out limited text[],
+  out probes  text[]
+)
+  language sql
+  stable
+begin atomic
+  select
+    coalesce(
+      array_agg(q.name order by array_position(p_queues, q.name), q.name) filter (where s.open_until is null),
+      '{}'
+    ),
+    coalesce(
+      array_agg(q.name) filter (
+        where q.max_in_flight is not null
+          or q.rate_per_second is not null
+          or greatest(q.resumed_at, s.closed_at) > p_now - pgsched.ramp_term()
+      ),
+      '{}'
+    ),
+    coalesce(
+      array_agg(distinct s.name) filter (
+        where s.open_until <= p_now
+          and coalesce(s.probe_until, '-infinity') <= p_now
+      ),
+      '{}'
+    )
+  from pgsched.queues as q
+  join pgsched.external_systems as s
+    on s.name = q.external_system
+  where not q.is_paused
+    and (p_queues is null or q.name = any (p_queues));
+end;
+
+comment on function pgsched.claimable_queues(text[], timestamptz) is
+  'Of these queues (null: of all), in the order given, those that exist, are not paused, and whose external system''s breaker is closed; which of these are limited; and the systems whose breaker may be probed.';
 
 create function pgsched.find_definition(p_definition text)
   returns pgsched.task_definitions

@@ -103,7 +103,8 @@ create trigger schedules_after_insert_wake
   for each statement execute function pgsched.wake_always();
 
 -- Looks only at what is later than now: a due task that cannot be claimed
--- must not make a worker spin.
+-- must not make a worker spin.  What it can be claimed by is a time as well:
+-- the next token of its queue, or the next probe of its external system.
 create function pgsched.next_due_in(p_queues text[] default null)
   returns interval
   language plpgsql
@@ -114,10 +115,16 @@ create function pgsched.next_due_in(p_queues text[] default null)
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_now    timestamptz := pgsched.now();
-  v_queues text[] := pgsched.claimable_queues(p_queues);
-  v_next   timestamptz;
+  v_now     timestamptz := pgsched.now();
+  v_queues  text[];
+  v_limited text[];
+  v_next    timestamptz;
+  v_tokens  timestamptz;
 begin
+  select c.queues, c.limited
+  into v_queues, v_limited
+  from pgsched.claimable_queues(p_queues, v_now) as c;
+
   select min(due.execute_after)
   into v_next
   from unnest(v_queues) as q (name)
@@ -134,7 +141,14 @@ begin
     limit 1
   ) as due;
 
-  return least(v_next, (
+  if cardinality(v_limited) > 0 then
+    select min(pgsched.next_tokens_at(l.name, v_now))
+    into v_tokens
+    from unnest(v_limited) as l (name)
+    where l.name = any (v_queues);
+  end if;
+
+  return least(v_next, v_tokens, pgsched.next_probe_at(p_queues, v_now), (
     select s.next_run_at
     from pgsched.schedules as s
     where s.is_active
@@ -146,6 +160,6 @@ end;
 $$;
 
 comment on function pgsched.next_due_in(text[]) is
-  'How long until the next task of these queues (null: of all) or the next schedule is due; null when nothing is planned.';
+  'How long until the next task of these queues (null: of all) or the next schedule is due, or a limited queue has tokens, or a breaker may be probed; null when nothing is planned.';
 
 commit;

@@ -17,13 +17,60 @@
 -- from being a sequential scan for the rest of the session, and the cost that
 -- such a setting stands for from starting the JIT compiler.
 --
--- Adds   claim_due_tasks(), dispatch_targets()
+-- Adds   find_due(), claim_due_tasks(), dispatch_targets()
 -- Locks  nothing
 -- Undo   drop the above
 
 begin;
 
 call pgsched.begin_migration(9, 'claim');
+
+create function pgsched.find_due(p_queues text[], p_limit integer, p_cursors jsonb, p_now timestamptz)
+  returns uuid[]
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+begin
+  -- An array, filled once: the planner may run a subquery more than once, and
+  -- then LIMIT no longer limits.
+  return array(
+    select due.id
+    from (
+      select
+        q.name,
+        p.priority,
+        coalesce((c.position ->> 0)::timestamptz, '-infinity') as after_time,
+        coalesce((c.position ->> 1)::uuid, '00000000-0000-0000-0000-000000000000') as after_id
+      from unnest(p_queues) with ordinality as q (name, n)
+      cross join generate_series(9, -9, -1) as p (priority)
+      cross join lateral (
+        select coalesce(p_cursors -> q.name -> p.priority::text, p_cursors -> q.name -> '*') as position
+      ) as c
+      order by q.n, p.priority desc
+    ) as slot
+    cross join lateral (
+      select t.id
+      from pgsched.scheduled_tasks as t
+      where t.queue = slot.name
+        and t.status = 'PENDING'
+        and t.pending_dependencies = 0
+        and t.priority = slot.priority
+        and t.execute_after <= p_now
+        and (t.execute_after, t.id) > (slot.after_time, slot.after_id)
+      order by t.execute_after, t.id
+      limit p_limit
+      for update skip locked
+    ) as due
+    limit p_limit
+  );
+end;
+$$;
+
+comment on function pgsched.find_due(text[], integer, jsonb, timestamptz) is
+  'Lock up to p_limit due tasks of these queues, in that order, urgent ones first; their ids.';
 
 create function pgsched.claim_due_tasks(
   p_worker_id uuid,
@@ -49,7 +96,8 @@ create function pgsched.claim_due_tasks(
     input_params    jsonb,
     schedule_config jsonb,
     round_index     integer,
-    retry_count     integer
+    retry_count     integer,
+    is_probe        boolean
   )
   language plpgsql
   set enable_seqscan = off
@@ -59,7 +107,10 @@ create function pgsched.claim_due_tasks(
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_queues   text[] := pgsched.claimable_queues(p_queues);
+  v_queues   text[];
+  v_limited  text[];
+  v_systems  text[];
+  v_probes   uuid[] := '{}';
   v_ids      uuid[];
   v_hold     interval;
   v_sequence bigint;
@@ -79,38 +130,19 @@ begin
       hint = 'Call pgsched.register_worker() first and pgsched.heartbeat() every few seconds.';
   end if;
 
-  -- An array, filled once: the planner may run a subquery more than once, and
-  -- then LIMIT no longer limits.
-  v_ids := array(
-    select due.id
-    from (
-      select
-        q.name,
-        p.priority,
-        coalesce((c.position ->> 0)::timestamptz, '-infinity') as after_time,
-        coalesce((c.position ->> 1)::uuid, '00000000-0000-0000-0000-000000000000') as after_id
-      from unnest(v_queues) with ordinality as q (name, n)
-      cross join generate_series(9, -9, -1) as p (priority)
-      cross join lateral (
-        select coalesce(p_cursors -> q.name -> p.priority::text, p_cursors -> q.name -> '*') as position
-      ) as c
-      order by q.n, p.priority desc
-    ) as slot
-    cross join lateral (
-      select t.id
-      from pgsched.scheduled_tasks as t
-      where t.queue = slot.name
-        and t.status = 'PENDING'
-        and t.pending_dependencies = 0
-        and t.priority = slot.priority
-        and t.execute_after <= v_now
-        and (t.execute_after, t.id) > (slot.after_time, slot.after_id)
-      order by t.execute_after, t.id
-      limit p_limit
-      for update skip locked
-    ) as due
-    limit p_limit
-  );
+  select c.queues, c.limited, c.probes
+  into v_queues, v_limited, v_systems
+  from pgsched.claimable_queues(p_queues, v_now) as c;
+
+  if cardinality(v_systems) > 0 then
+    v_probes := pgsched.begin_probes(p_worker_id, v_systems, p_queues, v_limited, v_now);
+  end if;
+
+  if cardinality(v_limited) = 0 then
+    v_ids := v_probes || pgsched.find_due(v_queues, p_limit, p_cursors, v_now);
+  else
+    v_ids := v_probes || pgsched.find_due_within_limits(v_queues, v_limited, p_limit, p_cursors, v_now);
+  end if;
 
   if cardinality(v_ids) = 0 then
     return;
@@ -124,7 +156,8 @@ begin
     from pgsched.queues as q
     join pgsched.external_systems as s
       on s.name = q.external_system
-    where q.name = any (v_queues)
+    where p_queues is null
+      or q.name = any (p_queues)
   );
   v_sequence := nextval('pgsched.status_sequence');
 
@@ -142,7 +175,8 @@ begin
       returning
         t.id, t.attempt, t.delivery_count, v_sequence, t.queue, extract(epoch from v_hold)::double precision,
         t.priority::smallint, t.execute_after, t.scheduled_time, t.definition_id, d.name, d.content,
-        t.trace_id, t.schedule_id, t.input_params, t.schedule_config, t.round_index, t.retry_count
+        t.trace_id, t.schedule_id, t.input_params, t.schedule_config, t.round_index, t.retry_count,
+        t.id = any (v_probes)
     )
     select c.*
     from claimed as c
@@ -167,7 +201,7 @@ end;
 $$;
 
 comment on function pgsched.claim_due_tasks(uuid, integer, text[], jsonb) is
-  'Lease up to p_limit due tasks of p_queues (in that order; null: all) to a worker, urgent ones first.  p_cursors: {queue: {priority, or "*" for the others: [execute_after, id]}}, where to start looking.';
+  'Lease up to p_limit due tasks of p_queues (in that order; null: all) to a worker, urgent ones first, and a probe for each external system whose breaker is due for one.  p_cursors: {queue: {priority, or "*" for the others: [execute_after, id]}}, where to start looking.';
 
 create function pgsched.dispatch_targets()
   returns table (
@@ -177,12 +211,18 @@ create function pgsched.dispatch_targets()
     api_key_env        text,
     signing_secret_env text,
     completion         text,
-    request_timeout    interval
+    request_timeout    interval,
+    batch_size         integer,
+    max_in_flight      integer,
+    is_open            boolean,
+    is_limited         boolean
   )
   language sql
   stable
 begin atomic
-  select q.name, s.name, s.base_url, s.api_key_env, s.signing_secret_env, s.completion, s.request_timeout
+  select
+    q.name, s.name, s.base_url, s.api_key_env, s.signing_secret_env, s.completion, s.request_timeout,
+    s.batch_size, s.max_in_flight, s.open_until is not null, q.max_in_flight is not null
   from pgsched.queues as q
   join pgsched.external_systems as s
     on s.name = q.external_system

@@ -49,8 +49,10 @@ class ClaimedTask(NamedTuple):
 
     `attempt` names the execution and fences reports; `delivery_count` names
     this delivery and fences the worker's settle.  `hold_seconds` is how long
-    the worker may keep it before it is given to another.  Ids are text and
-    the jsonb columns JSON that was never parsed: both are only passed on.
+    the worker may keep it before it is given to another.  `is_probe` says that
+    the breaker of its external system is open, and waits for how this one goes.
+    Ids are text and the jsonb columns JSON that was never parsed: both are only
+    passed on.
     """
 
     id: str
@@ -71,6 +73,7 @@ class ClaimedTask(NamedTuple):
     schedule_config: Json
     round_index: int
     retry_count: int
+    is_probe: bool = False
 
 
 class ExternalSystem(NamedTuple):
@@ -82,6 +85,9 @@ class ExternalSystem(NamedTuple):
     completion: Completion
     request_timeout: timedelta
     secrets: tuple[bytes, ...] = ()  # to sign with; none: unsigned
+    batch_size: int = 1  # tasks in one request at most
+    max_in_flight: int | None = None  # requests at a time; None: the worker's push_slots
+    is_open: bool = False  # its breaker: only probes are pushed
 
 
 class _Row(BaseModel):
@@ -170,6 +176,10 @@ class Target(NamedTuple):
     signing_secret_env: str | None
     completion: str
     request_timeout: timedelta
+    batch_size: int
+    max_in_flight: int | None
+    is_open: bool
+    is_limited: bool
 
 
 class ReportAnswer(NamedTuple):

@@ -79,6 +79,9 @@ class Targets:
             Completion(row.completion),
             row.request_timeout,
             self._secrets(row),
+            row.batch_size,
+            row.max_in_flight,
+            row.is_open,
         )
 
     def _api_key(self, row: Target) -> str | None:
