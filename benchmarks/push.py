@@ -30,7 +30,7 @@ def push_rate(own: DevServer, count: int = COUNT) -> float:
         bench.fill(connection, count)
         connection.execute("vacuum analyze pgsched.scheduled_tasks")
         with bench.receiver() as url, bench.workers(dsn, url):
-            connection.execute("select pgsched.resume_queue('default')")
+            connection.execute("update pgsched.queues set is_paused = false")
             started = time.perf_counter()
             bench.wait_until(connection, DONE)
             return count / (time.perf_counter() - started)

@@ -202,6 +202,7 @@ create table pgsched.task_events (
   attempt        integer,
   delivery_count integer,
   message        text,
+  response_time  interval,
   created_by     text        not null default session_user,
 
   constraint task_events_pkey
@@ -221,10 +222,11 @@ comment on column pgsched.task_events.id is 'UUIDv7.';
 comment on column pgsched.task_events.at is 'When; the partition key.';
 comment on column pgsched.task_events.task_id is 'Which task.';
 comment on column pgsched.task_events.event is
-  'RETRY, DEFERRED, RELEASED, LOST, DEADLINE_PASSED, SETTLE_REFUSED, REPORT_REFUSED, CANCELLED, OPERATOR_RETRY, LOOP_STOPPED';
+  'RETRY, DEFERRED, RELEASED, REFUSED, LOST, DEADLINE_PASSED, SETTLE_REFUSED, REPORT_REFUSED, CANCELLED, OPERATOR_RETRY, LOOP_STOPPED';
 comment on column pgsched.task_events.attempt is 'The attempt it is about.';
 comment on column pgsched.task_events.delivery_count is 'The delivery it is about.';
-comment on column pgsched.task_events.message is 'What happened, in words.';
+comment on column pgsched.task_events.message is 'What happened, in words; of an answer up to 2 KiB.';
+comment on column pgsched.task_events.response_time is 'When an answer is the cause: how long it took.';
 comment on column pgsched.task_events.created_by is 'The role in whose session it happened.';
 comment on table pgsched.task_events_default is
   'Catches what no other partition takes.';

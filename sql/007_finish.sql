@@ -31,13 +31,14 @@ comment on type pgsched.task_end is
   'How one task ends.';
 
 create type pgsched.failed_attempt as (
-  task_id     uuid,
-  error_msg   text,
-  new_attempt boolean,
-  lapsed      boolean,
-  output_ref  text,
-  next_input  jsonb,
-  stop_loop   boolean
+  task_id       uuid,
+  error_msg     text,
+  new_attempt   boolean,
+  lapsed        boolean,
+  output_ref    text,
+  next_input    jsonb,
+  stop_loop     boolean,
+  response_time interval
 );
 
 comment on type pgsched.failed_attempt is
@@ -401,11 +402,11 @@ begin
     from unnest(p_failures) as f
     where t.id = any (v_ids)
       and f.task_id = t.id
-    returning t.id, t.attempt, t.delivery_count, t.execute_after, f.error_msg
+    returning t.id, t.attempt, t.delivery_count, t.execute_after, f.error_msg, f.response_time
   ),
   noted as (
-    insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
-    select p_now, r.id, 'RETRY', r.attempt, r.delivery_count, r.error_msg
+    insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message, response_time)
+    select p_now, r.id, 'RETRY', r.attempt, r.delivery_count, r.error_msg, r.response_time
     from retried as r
   )
   select bool_or(r.execute_after <= p_now + interval '60 seconds')

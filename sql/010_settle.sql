@@ -33,7 +33,8 @@ create type pgsched.settlement as (
   delivery_count integer,
   outcome        text,
   delay          interval,
-  error_msg      text
+  error_msg      text,
+  response_time  interval
 );
 
 comment on type pgsched.settlement is
@@ -88,7 +89,9 @@ begin
   end if;
 
   v_all := array(
-    select row(s.task_id, s.attempt, s.delivery_count, s.outcome, s.delay, left(s.error_msg, 8192))::pgsched.settlement
+    select row(
+      s.task_id, s.attempt, s.delivery_count, s.outcome, s.delay, left(s.error_msg, 8192), s.response_time
+    )::pgsched.settlement
     from jsonb_populate_recordset(null::pgsched.settlement, p_settlements) as s
   );
 
@@ -135,11 +138,19 @@ begin
   into v_apply, v_stale, v_waiting
   from judged as j;
 
+  insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message, response_time)
+  select v_now, s.task_id, s.outcome, s.attempt, s.delivery_count, s.error_msg, s.response_time
+  from unnest(v_apply) as s
+  where s.outcome in ('DEFERRED', 'RELEASED', 'REFUSED');
+
   perform pgsched.accept_tasks(v_apply, v_now);
   perform pgsched.return_tasks(v_apply, v_now);
   perform pgsched.fail_attempts(
     array(
-      select row(s.task_id, s.error_msg, s.outcome <> 'RETRY_SAME', s.outcome = 'RETRY_LAPSED', null, null, null)::pgsched.failed_attempt
+      select row(
+        s.task_id, s.error_msg, s.outcome <> 'RETRY_SAME', s.outcome = 'RETRY_LAPSED', null, null, null,
+        s.response_time
+      )::pgsched.failed_attempt
       from unnest(v_apply) as s
       where s.outcome in ('RETRY', 'RETRY_SAME', 'RETRY_LAPSED')
     ),
@@ -167,7 +178,7 @@ end;
 $$;
 
 comment on function pgsched.settle_tasks(jsonb) is
-  'Tell how pushes ended: [{"task_id", "attempt", "delivery_count", "outcome", "delay", "error_msg"}, …].  Returns only what could not be applied: STALE (for good) or LOCKED (say it again).';
+  'Tell how pushes ended: [{"task_id", "attempt", "delivery_count", "outcome", "delay", "error_msg", "response_time"}, …].  Returns only what could not be applied: STALE (for good) or LOCKED (say it again).';
 
 create function pgsched.accept_tasks(p_settlements pgsched.settlement[], p_now timestamptz)
   returns void
@@ -246,11 +257,6 @@ begin
       and t.undelivered_since + x.delivery_timeout <= p_now
   );
 
-  insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message)
-  select p_now, s.task_id, s.outcome, s.attempt, s.delivery_count, s.error_msg
-  from unnest(p_settlements) as s
-  where s.outcome in ('DEFERRED', 'RELEASED');
-
   perform pgsched.finish_tasks(v_ends, p_now);
 
   update pgsched.scheduled_tasks as t
@@ -324,7 +330,7 @@ begin
 
   perform pgsched.fail_attempts(
     array(
-      select row(t.id, format('no report until its deadline at %s', t.deadline_at), true, true, null, null, null)::pgsched.failed_attempt
+      select row(t.id, format('no report until its deadline at %s', t.deadline_at), true, true, null, null, null, null)::pgsched.failed_attempt
       from pgsched.scheduled_tasks as t
       where t.id = any (v_ids)
         and t.status <> 'SCHEDULED'

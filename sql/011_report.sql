@@ -205,7 +205,7 @@ begin
     array_agg(
       row(
         (j.report).task_id, coalesce(left((j.report).error_msg, 8192), 'reported FAILED'), true, false,
-        (j.report).output_ref, (j.report).next_input, (j.report).stop_loop
+        (j.report).output_ref, (j.report).next_input, (j.report).stop_loop, null
       )::pgsched.failed_attempt
     ) filter (where j.verdict = 'FAIL'),
     array_agg(

@@ -14,17 +14,14 @@ from hypothesis import strategies as st
 from pgsched.answers import (
     BACKOFF_BASE,
     BACKOFF_CAP,
-    EXCERPT_BYTES,
     RETRY_AFTER_CAP,
     Answer,
     Outcome,
     Reply,
     Verdict,
-    excerpt,
     outcome_of,
-    read_body,
-    read_retry_after,
 )
+from pgsched.decoding import EXCERPT_BYTES, excerpt, read_body, read_retry_after
 from pgsched.models import Completion
 
 CALLBACK = Completion.CALLBACK

@@ -21,9 +21,11 @@ import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from pgsched.answers import EXCERPT_BYTES, Answer, Reply
-from pgsched.external import MAX_ANSWER, ExternalSystemClient, make_transport
+from pgsched.answers import Answer, Reply
+from pgsched.decoding import EXCERPT_BYTES
+from pgsched.external import ExternalSystemClient, make_transport
 from pgsched.models import ClaimedTask, Completion, ExternalSystem
+from pgsched.posting import MAX_ANSWER
 from pgsched.signing import attempt_of
 from pgsched.transport import Http1Transport
 

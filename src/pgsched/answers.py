@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Callable, Container
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
-
-import orjson
 
 from pgsched.models import Completion, Json
 
@@ -20,12 +16,8 @@ BACKOFF_BASE = timedelta(seconds=1)
 BACKOFF_CAP = timedelta(minutes=5)
 # However long a system asks us to stay away, we look again after this.
 RETRY_AFTER_CAP = timedelta(hours=1)
-# As much of an answer as a person is shown.
-EXCERPT_BYTES = 2048
 # As much of a text as the database takes.
 TEXT_LENGTH = 2048
-
-_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class Reply(StrEnum):
@@ -68,6 +60,7 @@ class Outcome(NamedTuple):
     reason: str
     delay: timedelta | None = None  # of a deferral
     is_misconfigured: bool = False  # the system is at fault, not the task
+    elapsed: timedelta | None = None  # from the request to the answer
     # From a body that settles.
     output_ref: str | None = None
     error_msg: str | None = None
@@ -122,10 +115,33 @@ def outcome_of(
         return settled
     row = _row_of(answer)
     verdict = row.response if completion is Completion.RESPONSE else row.callback
-    if verdict is not Verdict.DEFERRED:
-        return Outcome(verdict, _reason(answer))
+    if verdict is Verdict.DEFERRED:
+        return deferral_of(answer, deferrals, uniform=uniform)
+    return Outcome(verdict, reason_of(answer), elapsed=answer.elapsed)
+
+
+def is_deferral(answer: Answer) -> bool:
+    """Whether it says nothing of the task, only that it was not delivered, or perhaps not."""
+    return _row_of(answer).callback is Verdict.DEFERRED
+
+
+def deferral_of(
+    answer: Answer,
+    deferrals: int,
+    *,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> Outcome:
+    """The outcome of *answer* for a task that is to be delivered again, whatever the mode."""
     delay = _delay(answer.retry_after, deferrals, uniform)
-    return Outcome(verdict, _reason(answer), delay, row.is_misconfigured)
+    is_misconfigured = _row_of(answer).is_misconfigured
+    return Outcome(Verdict.DEFERRED, reason_of(answer), delay, is_misconfigured, answer.elapsed)
+
+
+def is_fault(answer: Answer) -> bool:
+    """Whether the system is to blame, and not the task: what counts for the breaker."""
+    status = answer.status_code or 0
+    is_broken = answer.reply is not Reply.ANSWERED or (status >= 500 and status != 501)
+    return is_broken or _row_of(answer).is_misconfigured
 
 
 def _row_of(answer: Answer) -> _Row:
@@ -166,7 +182,8 @@ def _text(value: Json) -> str | None:
     return text[:TEXT_LENGTH]
 
 
-def _reason(answer: Answer) -> str:
+def reason_of(answer: Answer) -> str:
+    """What came back, in words."""
     match answer.reply:
         case Reply.ANSWERED:
             said = f"HTTP {answer.status_code}"
@@ -187,55 +204,3 @@ def _delay(
     # Ten doublings are beyond the cap, ten thousand beyond a timedelta.
     bound = min(BACKOFF_BASE * 2 ** min(deferrals, 10), BACKOFF_CAP)
     return timedelta(seconds=uniform(0, bound.total_seconds()))
-
-
-def read_body(raw: bytes) -> dict[str, Any] | None:
-    """
-    The JSON object that *raw* is, or None.
-
-    Postgres stores no NUL, neither in text nor in jsonb; here they become U+FFFD,
-    or one answer would spoil the settling of a whole batch.
-    """
-    if not raw.lstrip().startswith(b"{"):
-        return None
-    if b"\\u0000" in raw:
-        raw = _NUL_ESCAPE.sub(rb"\1\\ufffd", raw)
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def read_retry_after(value: str | None, date: str | None = None) -> timedelta | None:
-    """
-    How long `Retry-After` asks to wait (RFC 9110 10.2.3), or None if it does not say.
-
-    An HTTP date is measured against *date*, the answer's own Date header, so that
-    it does not matter whose clock is wrong.
-    """
-    value = (value or "").strip()
-    if value.isascii() and value.isdigit():
-        # More than nine digits are more than thirty years.
-        return timedelta(seconds=int(value[:9]))
-    until = _http_date(value)
-    if until is None:
-        return None
-    return max(until - (_http_date(date or "") or datetime.now(UTC)), timedelta())
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
-
-
-def excerpt(raw: bytes | str) -> str:
-    """The start of *raw* on one line, for people: nothing that could steer a terminal."""
-    if isinstance(raw, str):
-        raw = raw.encode(errors="replace")
-    text = raw[:EXCERPT_BYTES].decode(errors="replace")
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text.encode()[:EXCERPT_BYTES].decode(errors="ignore")

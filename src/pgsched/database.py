@@ -179,6 +179,15 @@ class Database:
         rows = await self._rows(_TARGETS)
         return [Target._make(row) for row in rows]
 
+    async def open_breaker(self, system: str, reason: str, worker_id: str) -> datetime | None:
+        """Until when it is open; None when another session has locked the system."""
+        query = "select pgsched.open_breaker(%s, %s, %s)"
+        return cast("datetime | None", await self._value(query, [system, reason, worker_id]))
+
+    async def close_breaker(self, system: str, worker_id: str) -> bool:
+        query = "select pgsched.close_breaker(%s, %s)"
+        return cast("bool", await self._value(query, [system, worker_id]))
+
     # Schedules
 
     async def due_schedules(self, limit: int, after: DueSchedule | None) -> list[DueSchedule]:

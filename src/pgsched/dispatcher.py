@@ -1,37 +1,28 @@
-"""Push claimed tasks, each through one short pipeline: check, push, judge, settle."""
+"""Where claimed tasks go: each to the lane of its external system, which pushes it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
-from time import monotonic
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 
-from pgsched.answers import Outcome, Verdict, outcome_of
-from pgsched.external import ExternalSystemClient
+from pgsched.breaker import Breaker
+from pgsched.clients import Client, Handler, HandlerClient
+from pgsched.database import Database
+from pgsched.lanes import Held, Lane
 from pgsched.lease import Lease
+from pgsched.loops import end
 from pgsched.models import ClaimedTask, ExternalSystem
 from pgsched.settler import Settler
 from pgsched.targets import Targets
 
 log = logging.getLogger(__name__)
 
-# Left over, in seconds, to settle a push that took all its time.
-SETTLE_MARGIN = 5.0
-# A fault of our own is no reason to hurry.
-AFTER_A_FAULT = timedelta(seconds=60)
-
-
-class _Held(NamedTuple):
-    task: ClaimedTask
-    until: float  # by the monotonic clock
-    generation: int  # of the lease it was claimed under
-
 
 class ScheduleDispatcher:
     """
-    A bounded number of slots that push, and a small buffer before them.
+    A lane for each external system, and who has room.
 
     What was held too long, or under a lease that was lost, is not pushed but
     given back.
@@ -39,109 +30,112 @@ class ScheduleDispatcher:
 
     def __init__(
         self,
-        client: ExternalSystemClient,
+        database: Database,
         targets: Targets,
         lease: Lease,
         settler: Settler,
         *,
+        client: Client | None = None,
+        handler: Handler | None = None,
         slots: int,
+        has_room: asyncio.Event | None = None,
     ) -> None:
+        """
+        Args:
+            client: How tasks are pushed.
+            handler: A function that takes their place; see `HandlerClient`.
+            slots: Pushes to one external system under way at a time, unless it says otherwise.
+            has_room: Set whenever there is room again where there was none.
+
+        Raises:
+            ValueError: Neither a client nor a handler was given, or both.
+        """
+        if handler is not None and client is None:
+            client = HandlerClient(handler)
+        elif client is None or handler is not None:
+            raise ValueError("give one of client and handler")
         self._client = client
+        self._database = database
         self._targets = targets
         self._lease = lease
         self._settler = settler
         self._slots = slots
-        self._buffer: asyncio.Queue[_Held] = asyncio.Queue()
-        self._held = 0
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._has_room = has_room or asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_closed = False
-        self._complaints: dict[str, int] = {}
+        self._lanes: dict[str, Lane] = {}  # by external system
+        self._is_full: set[str] = set()
 
-    @property
-    def room(self) -> int:
-        """How many tasks can be taken on: as many wait as are pushed."""
-        return max(2 * self._slots - self._held, 0)
+    def room(self, queues: Sequence[str]) -> int:
+        """How many tasks of any of these queues can be taken on."""
+        return min((lane.room for lane in self._lanes_of(queues)), default=0)
 
-    async def wait_for_room(self) -> None:
-        """Wait until a claim is worth it."""
-        await self._has_room.wait()
+    def queues_with_room(self) -> list[str]:
+        """Those of the worker's queues that are worth a claim."""
+        for name, lane in self._lanes.items():
+            if (system := self._targets.systems.get(name)) is not None:
+                lane.lead_to(system)
+        with_room: list[str] = []
+        for queue in self._targets.queues:
+            for lane in self._lanes_of([queue]):
+                if lane.has_room:
+                    with_room.append(queue)
+                else:
+                    self._is_full.add(lane.system.name)
+        return with_room
 
     def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None:
         """Take a task on; *claimed_at* is the monotonic time before it was claimed."""
-        if self._is_closed:
+        lane = next(self._lanes_of([task.queue]), None)
+        if self._is_closed or lane is None:
             self._settler.release(task)
             return
-        self._held += 1
-        self._buffer.put_nowait(_Held(task, claimed_at + task.hold_seconds, generation))
-        self._note_room()
+        self._is_idle.clear()
+        lane.submit(Held(task, claimed_at + task.hold_seconds, generation))
 
-    async def run(self) -> None:
-        """Push until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._slots):
-                group.create_task(self._slot())
+    def _lanes_of(self, queues: Sequence[str]) -> Iterator[Lane]:
+        for queue in queues:
+            if (system := self._targets.system_of(queue)) is not None:
+                yield self._lanes.get(system.name) or self._new_lane(system)
 
-    async def _slot(self) -> None:
-        while True:
-            held = await self._buffer.get()
-            try:
-                await self._dispatch(held)
-            except Exception as exc:
-                log.exception("task %s could not be dispatched", held.task.id)
-                reason = f"could not be dispatched: {exc!r}"
-                self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
-            finally:
-                self._held -= 1
-                self._note_room()
+    def _new_lane(self, system: ExternalSystem) -> Lane:
+        lane = self._lanes[system.name] = Lane(
+            system,
+            self._client,
+            self._lease,
+            self._settler,
+            Breaker(system.name, self),
+            slots=self._slots,
+            on_change=self._note_change,
+        )
+        lane.lead_to(system)
+        return lane
 
-    async def _dispatch(self, held: _Held) -> None:
-        task = held.task
-        system = self._targets.system_of(task.queue)
-        if system is None or not self._can_push(held, system):
-            self._settler.release(task)
-            return
-        answer = await self._client.push_task_status(system, task)
-        outcome = outcome_of(answer, system.completion, task.delivery_count - 1)
-        self._settler.settle(task, outcome)
-        self._complain(system, answer.status_code, outcome)
-
-    def _can_push(self, held: _Held, system: ExternalSystem) -> bool:
-        latest_end = monotonic() + system.request_timeout.total_seconds() + SETTLE_MARGIN
-        return latest_end < held.until and self._lease.holds(held.generation)
-
-    def _note_room(self) -> None:
-        if self.room >= max(self._slots // 2, 1):
+    def _note_change(self) -> None:
+        if again := {name for name in self._is_full if self._lanes[name].has_room}:
+            self._is_full -= again
             self._has_room.set()
-        else:
-            self._has_room.clear()
-        if self._held:
-            self._is_idle.clear()
-        else:
+        if not any(lane.held for lane in self._lanes.values()):
             self._is_idle.set()
 
-    def _complain(self, system: ExternalSystem, status: int | None, outcome: Outcome) -> None:
-        """Say once what is wrong with a system, and once when it is right again."""
-        where = f"external system {system.name} ({system.base_url})"
-        if outcome.delay is None:
-            if self._complaints.pop(system.name, None) is not None:
-                log.info("%s takes tasks again", where)
-        elif self._complaints.get(system.name) != (status or 0):
-            self._complaints[system.name] = status or 0
-            if outcome.is_misconfigured:
-                log.error("%s is misconfigured: %s", where, outcome.reason)
-            else:
-                log.warning("%s takes no tasks: %s", where, outcome.reason)
+    # The breakers' store
+
+    async def open_breaker(self, system: str, reason: str) -> datetime | None:
+        """Open the breaker of *system* for all workers; until when, None if that has to wait."""
+        return await self._database.open_breaker(system, reason, self._lease.worker_id)
+
+    async def close_breaker(self, system: str) -> bool:
+        """Close the breaker of *system*, if this worker's probe is what it waits for."""
+        return await self._database.close_breaker(system, self._lease.worker_id)
+
+    # The end
 
     def close(self) -> None:
         """Begin no more pushes: give back what waits, and what is still submitted."""
         self._is_closed = True
-        while not self._buffer.empty():
-            self._settler.release(self._buffer.get_nowait().task)
-            self._held -= 1
-        self._note_room()
+        for lane in self._lanes.values():
+            lane.close()
 
     async def drain(self, grace: float) -> None:
         """Let the pushes under way end, within *grace* seconds."""
@@ -149,4 +143,9 @@ class ScheduleDispatcher:
             async with asyncio.timeout(grace):
                 await self._is_idle.wait()
         except TimeoutError:
-            log.warning("%d pushes did not end within %g s", self._held, grace)
+            held = sum(lane.held for lane in self._lanes.values())
+            log.warning("%d pushes did not end within %g s", held, grace)
+
+    async def abandon(self) -> None:
+        """Cancel the pushes under way."""
+        await end([slot for lane in self._lanes.values() for slot in lane.slots])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain, repeat
 from time import monotonic
@@ -29,9 +29,8 @@ SWEEP_SHARE = 20
 class Dispatcher(Protocol):
     """Where claimed tasks go."""
 
-    @property
-    def room(self) -> int: ...
-    async def wait_for_room(self) -> None: ...
+    def queues_with_room(self) -> list[str]: ...
+    def room(self, queues: Sequence[str]) -> int: ...
     def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None: ...
 
 
@@ -83,15 +82,15 @@ class ScheduleScanner:
         await end(self._loops)
 
     async def _scan(self) -> float:
-        await self._dispatcher.wait_for_room()
         self._wake.clear()
-        limit = min(self._batch, self._dispatcher.room)
-        if limit < 1:  # a sweep was faster
+        await self._targets.refresh()
+        if self._targets.queues and not self._dispatcher.queues_with_room():
+            await wait(self._wake, self._interval)
             return 0
-        found = await self.scan_and_dispatch_immediate(limit)
+        found, is_full = await self.scan_and_dispatch_immediate()
         if found:
             self._looks = _looks()
-        if found < limit and await wait(self._wake, await self._nap()):
+        if not is_full and await wait(self._wake, await self._nap()):
             self._looks = _looks()
         return 0
 
@@ -100,33 +99,37 @@ class ScheduleScanner:
         seconds = min(next(self._looks), self._interval)
         return seconds if due is None else min(seconds, max(due.total_seconds(), 0.001))
 
-    async def scan_and_dispatch_immediate(self, limit: int) -> int:
-        """Claim up to *limit* tasks that are due now and hand them on; how many there were."""
-        await self._targets.refresh()
-        found = 0
+    async def scan_and_dispatch_immediate(self) -> tuple[int, bool]:
+        """
+        Claim tasks that are due now, as many as there is room for, and hand them on.
+
+        Returns how many there were, and whether there may be more for which there is room.
+        """
+        found, limit = 0, 1
         for queues in self._turns():
+            limit = self._limit(queues)
             epoch = self._cursors.epoch
             horizon, tasks = await self._claim(queues, limit, self._cursors.of(queues))
             self._cursors.advance(queues, limit, horizon, tasks, epoch=epoch)
             if found := len(tasks):
                 break
         self._sweep_due.set()
-        return found
+        return found, found >= limit
 
     async def _sweep(self) -> float:
         await self._sweep_due.wait()
-        await self._dispatcher.wait_for_room()
         self._sweep_due.clear()
         began = monotonic()
         for queues in self._turns():
-            limit = min(self._batch, self._dispatcher.room)
-            if limit < 1:
-                break
+            limit = self._limit(queues)
             horizon, tasks = await self._claim(queues, limit, {})
             self._cursors.sweep(queues, limit, horizon, tasks)
             if tasks:
                 self._wake.set()
         return max(SWEEP_SPACING, (monotonic() - began) * SWEEP_SHARE)
+
+    def _limit(self, queues: list[str]) -> int:
+        return max(min(self._batch, self._dispatcher.room(queues)), 1)
 
     async def _claim(
         self, queues: list[str], limit: int, cursors: Json
@@ -140,8 +143,8 @@ class ScheduleScanner:
         return horizon, tasks
 
     def _turns(self) -> Iterator[list[str]]:
-        """The queues in portions, so that each is the first one in its turn."""
-        names = self._targets.queues
+        """The queues with room in portions, so that each is the first one in its turn."""
+        names = self._dispatcher.queues_with_room()
         self._turn += 1
         for n in range(0, len(names), MAX_QUEUES):
             start = (self._turn + n) % len(names)

@@ -146,6 +146,8 @@ def _settlement(task: ClaimedTask, verdict: str, outcome: Outcome | None = None)
         settlement["error_msg"] = outcome.reason
         if outcome.delay is not None:
             settlement["delay"] = f"{outcome.delay.total_seconds():f} seconds"
+        if outcome.elapsed is not None:
+            settlement["response_time"] = f"{outcome.elapsed.total_seconds():f} seconds"
     return settlement
 
 

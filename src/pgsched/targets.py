@@ -27,12 +27,18 @@ class Targets:
     should be, is not claimed from.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, *, is_local: bool = False) -> None:
+        """
+        Args:
+            is_local: Whether all tasks are handled in this process, wherever their queues lead.
+        """
         self._database = database
         self._settings = settings
+        self._is_local = is_local
         self._read_at = float("-inf")
         self._complaints: dict[str, str] = {}  # by queue
         self.queues: list[str] = []
+        self.systems: dict[str, ExternalSystem] = {}  # by name
         self._systems: dict[str, ExternalSystem] = {}  # by queue
 
     def system_of(self, queue: str) -> ExternalSystem | None:
@@ -53,6 +59,7 @@ class Targets:
                 self._complain(row.queue, str(exc))
             else:
                 self._complaints.pop(row.queue, None)
+        self.systems = {system.name: system for system in self._systems.values()}
         self.queues = [row.queue for row in rows if self._is_ours(row.queue)]
 
     def _is_ours(self, queue: str) -> bool:
@@ -67,6 +74,8 @@ class Targets:
 
     def _resolve(self, row: Target) -> ExternalSystem:
         base_url = row.base_url or self._settings.external_system_url
+        if self._is_local:
+            return self._local(row)
         if base_url is None:
             raise ConfigError(
                 f"external system {row.external_system} has no base_url; set it with"
@@ -82,6 +91,17 @@ class Targets:
             row.batch_size,
             row.max_in_flight,
             row.is_open,
+        )
+
+    def _local(self, row: Target) -> ExternalSystem:
+        return ExternalSystem(
+            row.external_system,
+            "this process",
+            None,
+            Completion.RESPONSE,
+            row.request_timeout,
+            max_in_flight=row.max_in_flight,
+            is_open=row.is_open,
         )
 
     def _api_key(self, row: Target) -> str | None:

@@ -13,15 +13,17 @@ from typing import Any
 
 import psycopg
 
-from pgsched import migrator, zones
+from pgsched import migrator
 from pgsched.backfiller import Backfiller
+from pgsched.clients import Handler
 from pgsched.database import Database
 from pgsched.dispatcher import ScheduleDispatcher
+from pgsched.duties import Duties
 from pgsched.errors import ConfigError, PgschedError
 from pgsched.external import ExternalSystemClient, make_transport
 from pgsched.lease import Lease
 from pgsched.listener import Listener
-from pgsched.loops import end, forever, jittered
+from pgsched.loops import end, forever
 from pgsched.scanner import ScheduleScanner
 from pgsched.settings import Settings, masked_dsn, secrets_of
 from pgsched.settler import Settler
@@ -30,12 +32,8 @@ from pgsched.ticker import Ticker
 
 log = logging.getLogger(__name__)
 
-# Claim, sweep, settle, tick, backfill, duties: none waits for another.
+# Claim, sweep, settle, tick, backfill, breakers, duties: none waits for another.
 CONNECTIONS = 7
-DUTY_INTERVAL = 1.0
-# As many as `expire_deadlines()` takes at once: there may be more.
-FULL = 1000
-MAINTENANCE_INTERVAL = 60.0
 # The last settles, after the last push.
 SETTLE_GRACE = 5.0
 
@@ -43,7 +41,11 @@ SETTLE_GRACE = 5.0
 class Worker:
     """Claims, pushes and settles until it is told to stop; one of many, none special."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, handler: Handler | None = None) -> None:
+        """
+        Args:
+            handler: Called with each task in place of an external system; see `HandlerClient`.
+        """
         self._settings = settings
         self._database = Database(
             settings.database_url, size=CONNECTIONS, is_pooled=settings.poll_only
@@ -53,33 +55,36 @@ class Worker:
         self._transport = make_transport(settings.push_slots)
         self._listener = Listener(settings.database_url)
         self.lease = Lease(self._heart, version(), settings.queues)
-        self._targets = Targets(self._database, settings)
+        self._targets = Targets(self._database, settings, is_local=handler is not None)
         self._settler = Settler(self._database)
+        wake = self._listener.subscribe()
         self._dispatcher = ScheduleDispatcher(
-            ExternalSystemClient(
-                self._transport, settings.public_url, secrets_of(settings.callback_secret)
-            ),
+            self._database,
             self._targets,
             self.lease,
             self._settler,
+            client=None if handler else self._client(),
+            handler=handler,
             slots=settings.push_slots,
+            has_room=wake,
         )
         self._scanner = ScheduleScanner(
             self._database,
             self.lease,
             self._targets,
             self._dispatcher,
-            self._listener.subscribe(),
+            wake,
             batch=settings.max_pending_tasks_per_scan,
             interval=settings.schedule_scan_interval,
         )
-        self._ticker = Ticker(
-            self._database, self._listener.subscribe(), settings.schedule_scan_interval
-        )
-        self._backfiller = Backfiller(
-            self._database, self._listener.subscribe(), settings.schedule_scan_interval
-        )
+        interval = settings.schedule_scan_interval
+        self._ticker = Ticker(self._database, self._listener.subscribe(), interval)
+        self._backfiller = Backfiller(self._database, self._listener.subscribe(), interval)
         self._loops: list[asyncio.Task[None]] = []
+
+    def _client(self) -> ExternalSystemClient:
+        secrets = secrets_of(self._settings.callback_secret)
+        return ExternalSystemClient(self._transport, self._settings.public_url, secrets)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set, then finish what is under way."""
@@ -108,15 +113,11 @@ class Worker:
         self._spawn(self.lease.run())
         if not self._settings.poll_only:
             self._spawn(self._listener.run())
-        self._spawn(self._dispatcher.run())
         self._settling = self._spawn(forever(self._settler.step))
         self._spawn(forever(self._ticker.step))
         self._spawn(forever(self._backfiller.step))
-        self._spawn(forever(self._recompute_schedules))
-        self._spawn(forever(self._resolve_dependencies))
-        self._spawn(forever(self._expire_deadlines))
-        self._spawn(forever(self._release_dead_workers))
-        self._spawn(forever(self._maintain))
+        for duty in Duties(self._database, self.lease).steps:
+            self._spawn(forever(duty))
         await self._scanner.start()
 
     async def stop(self) -> None:
@@ -136,6 +137,7 @@ class Worker:
 
     async def _abandon(self) -> None:
         await self._scanner.stop()
+        await self._dispatcher.abandon()
         await end(self._loops)
         await self._transport.aclose()
         await self._database.close()
@@ -144,27 +146,6 @@ class Worker:
     def _spawn(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._loops.append(asyncio.create_task(loop))
         return self._loops[-1]
-
-    async def _expire_deadlines(self) -> float:
-        expired = await self._database.expire_deadlines()
-        return 0 if expired >= FULL else jittered(DUTY_INTERVAL)
-
-    async def _release_dead_workers(self) -> float:
-        await self._database.release_dead_workers(self.lease.worker_id)
-        return jittered(DUTY_INTERVAL)
-
-    async def _recompute_schedules(self) -> float:
-        """Another worker may have computed with older zone data, or we have newer ones now."""
-        stale = await self._database.recompute_schedules(zones.VERSION)
-        return 0 if stale >= FULL else jittered(MAINTENANCE_INTERVAL)
-
-    async def _resolve_dependencies(self) -> float:
-        await self._database.resolve_dependencies()
-        return jittered(DUTY_INTERVAL)
-
-    async def _maintain(self) -> float:
-        await self._database.maintain()
-        return jittered(MAINTENANCE_INTERVAL)
 
 
 def version() -> str:
