@@ -1,5 +1,5 @@
 """
-    python -m benchmarks [yardstick] [drain] [push] [latency] [enqueue] [bulk] [schedules]
+    python -m benchmarks [yardstick] [drain] [push] [batches] [latency] [enqueue] [bulk] [schedules]
 
 Measures on a Postgres of its own, on this machine, now.  Machines are noisy:
 compare what stands in one run.
@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks import bench, bulk, drain, enqueue, latency, push, schedules, yardstick
+from benchmarks import batches, bench, bulk, drain, enqueue, latency, push, schedules, yardstick
 
 PARTS = {
     "yardstick": yardstick.run,
     "drain": drain.run,
     "push": push.run,
+    "batches": batches.run,
     "latency": latency.run,
     "enqueue": enqueue.run,
     "bulk": bulk.run,

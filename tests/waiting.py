@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,3 +17,10 @@ def eventually(condition: Callable[[], T], timeout: float = 30.0) -> T:
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
     return found
+
+
+async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Let the event loop go on until *condition* is true."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 (it may be about anything)
+            await asyncio.sleep(0.001)
