@@ -19,8 +19,8 @@ def eventually(condition: Callable[[], T], timeout: float = 30.0) -> T:
     return found
 
 
-async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
+async def until(condition: Callable[[], object]) -> None:
     """Let the event loop go on until *condition* is true."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (it may be about anything)
             await asyncio.sleep(0.001)

@@ -167,11 +167,11 @@ class Lane:
                 await self._push(batch)
             except Exception as exc:
                 log.exception("%s could not be dispatched", [held.task.id for held in batch])
-                fault = Outcome(
-                    Verdict.DEFERRED, f"could not be dispatched: {exc!r}", AFTER_A_FAULT
-                )
+                reason = f"could not be dispatched: {exc!r}"
                 for held in batch:
-                    self._settler.settle(held.task, fault)
+                    self._settler.settle(
+                        held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT)
+                    )
             finally:
                 self._under_way -= len(batch)
                 self._on_change()
@@ -201,37 +201,34 @@ class Lane:
         )
 
     async def _push(self, batch: list[Held]) -> None:
-        if not batch:
-            return
-        if len(batch) > 1:
-            await self._push_batch(batch)
-            return
-        (held,) = batch
-        task = held.task
+        match batch:
+            case []:
+                pass
+            case [held]:
+                await self._push_single(held.task)
+            case _:
+                await self._push_batch(batch)
+
+    async def _push_single(self, task: ClaimedTask) -> None:
         answer = await self._client.push_task_status(self.system, task)
         self._settler.settle(task, self._outcome(task, answer))
         await self._note(answer, is_probe=task.is_probe)
 
     async def _push_batch(self, batch: list[Held]) -> None:
         whole, parts = await self._client.push_batch(self.system, [held.task for held in batch])
-        sent, again = batch[: len(parts)], batch[len(parts) :]
         alone: list[Held] = []
-        for held, part in zip(sent, parts, strict=True):
+        for held, part in zip(batch, parts, strict=False):
             if part is None:
                 alone.append(held._replace(is_alone=True))
             elif part is whole:
                 self._settler.settle(held.task, deferral_of(whole, held.task.delivery_count - 1))
             else:
                 self._settler.settle(held.task, self._outcome(held.task, part))
-        self._buffer.extendleft(reversed(alone + again))
+        self._buffer.extendleft(reversed(alone + batch[len(parts) :]))
         self._open_slots()
         if whole.status_code in NO_BATCHES:
             self._takes_batches = False
-            log.info(
-                "external system %s takes no batches: HTTP %s",
-                self.system.name,
-                whole.status_code,
-            )
+            log.info("external system %s takes single tasks only", self.system.name)
         else:
             await self._note(whole, is_probe=False)
 
@@ -241,13 +238,10 @@ class Lane:
             return deferral_of(answer, deferrals)
         return outcome_of(answer, self.system.completion, deferrals)
 
-    # How the system fares
-
     async def _note(self, answer: Answer, *, is_probe: bool) -> None:
         self._complaints.hear(self.system, answer)
         try:
-            reason = reason_of(answer)
-            if await self._breaker.note(is_fault(answer), reason, is_probe=is_probe):
+            if await self._breaker.note(is_fault(answer), reason_of(answer), is_probe=is_probe):
                 self.give_back()
         except PgschedError as exc:  # the next failure says it again
             log.warning("breaker of external system %s: %s", self.system.name, exc)
