@@ -139,7 +139,11 @@ class Settings(BaseSettings):
         100, ge=1, le=1000, description="Tasks claimed at once, 1 to 1000."
     )
     push_slots: int = Field(
-        64, ge=1, le=1000, description="Pushes that one worker has under way at once, 1 to 1000."
+        64,
+        ge=1,
+        le=1000,
+        description="Requests that one worker has under way to one external system, unless that"
+        " says otherwise, 1 to 1000.",
     )
     queues: Annotated[list[str] | None, NoDecode, BeforeValidator(_names)] = Field(
         None,
