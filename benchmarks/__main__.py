@@ -1,5 +1,5 @@
 """
-    python -m benchmarks [yardstick] [drain] [push] [batches] [latency] [enqueue] [bulk] [schedules]
+    python -m benchmarks [part …]
 
 Measures on a Postgres of its own, on this machine, now.  Machines are noisy:
 compare what stands in one run.
@@ -10,7 +10,19 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks import batches, bench, bulk, drain, enqueue, latency, push, schedules, yardstick
+from benchmarks import (
+    batches,
+    bench,
+    bulk,
+    drain,
+    enqueue,
+    isolation,
+    latency,
+    memory,
+    push,
+    schedules,
+    yardstick,
+)
 
 PARTS = {
     "yardstick": yardstick.run,
@@ -18,8 +30,10 @@ PARTS = {
     "push": push.run,
     "batches": batches.run,
     "latency": latency.run,
+    "isolation": isolation.run,
     "enqueue": enqueue.run,
     "bulk": bulk.run,
+    "memory": memory.run,
     "schedules": schedules.run,
 }
 

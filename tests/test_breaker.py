@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from time import monotonic
 
 from pgsched.breaker import THRESHOLD, Breaker
 
@@ -15,9 +17,12 @@ class Store:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.is_locked = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def open_breaker(self, system: str, reason: str) -> datetime | None:
         self.calls.append(f"open {system}: {reason}")
+        await self.may_answer.wait()
         return None if self.is_locked else UNTIL
 
     async def close_breaker(self, system: str) -> bool:
@@ -65,7 +70,7 @@ async def test_while_the_row_is_locked_it_stays_closed_and_asks_again() -> None:
 async def test_a_failed_probe_keeps_it_open_and_gives_nothing_back() -> None:
     store = Store()
     breaker = Breaker("crm", store)
-    breaker.set_open(True)
+    breaker.set_open(True, monotonic())
 
     assert not await breaker.note(True, "HTTP 503", is_probe=True)
 
@@ -76,7 +81,7 @@ async def test_a_failed_probe_keeps_it_open_and_gives_nothing_back() -> None:
 async def test_a_probe_that_is_answered_closes_it() -> None:
     store = Store()
     breaker = Breaker("crm", store)
-    breaker.set_open(True)
+    breaker.set_open(True, monotonic())
 
     await breaker.note(False, "HTTP 202", is_probe=True)
 
@@ -98,7 +103,31 @@ async def test_one_that_another_worker_has_closed_counts_from_zero() -> None:
     breaker = Breaker("crm", Store())
     await fail(breaker, THRESHOLD)
 
-    breaker.set_open(False)
+    breaker.set_open(False, monotonic())
 
     assert await fail(breaker, THRESHOLD - 1) == [False] * (THRESHOLD - 1)
     assert not breaker.is_open
+
+
+async def test_failures_that_come_while_it_is_being_opened_do_not_open_it_again() -> None:
+    store = Store()
+    store.may_answer.clear()
+    breaker = Breaker("crm", store)
+    failing = [asyncio.create_task(fail(breaker, 1)) for _ in range(3 * THRESHOLD)]
+    await asyncio.sleep(0)
+    store.may_answer.set()
+
+    opened = [await one for one in failing]
+
+    assert opened.count([True]) == 1
+    assert len(store.calls) == 1
+
+
+async def test_what_was_read_before_it_opened_does_not_close_it() -> None:
+    breaker = Breaker("crm", Store())
+    read_at = monotonic()
+    await fail(breaker, THRESHOLD)
+
+    breaker.set_open(False, read_at)
+
+    assert breaker.is_open

@@ -155,7 +155,7 @@ async def test_the_system_may_allow_fewer_and_change_its_mind() -> None:
     await scene.until_idle()
     assert scene.receiver.most_under_way == 1
 
-    scene.lane.lead_to(SYSTEM._replace(max_in_flight=4))
+    scene.lane.lead_to(SYSTEM._replace(max_in_flight=4), monotonic())
     scene.receiver.may_answer.clear()
     scene.submit(*tasks(8)[2:])
     await asyncio.sleep(0.01)
@@ -285,7 +285,7 @@ async def test_a_receiver_without_the_batch_path_gets_single_pushes_from_then_on
     assert [len(one) for one in scene.receiver.pushed] == [3, 1, 1, 1, 1, 1, 1]
     assert scene.store.calls == []
 
-    scene.lane.lead_to(SYSTEM._replace(batch_size=2))
+    scene.lane.lead_to(SYSTEM._replace(batch_size=2), monotonic())
     scene.submit(*tasks(8)[6:])
     await scene.until_idle()
 
@@ -338,7 +338,7 @@ async def test_what_another_worker_opened_is_given_back_but_for_the_probe() -> N
     scene.submit(*tasks(2), probe)
     await asyncio.sleep(0.01)
 
-    scene.lane.lead_to(SYSTEM._replace(is_open=True))
+    scene.lane.lead_to(SYSTEM._replace(is_open=True), monotonic())
     scene.receiver.may_answer.set()
     await scene.until_idle()
 
@@ -349,7 +349,7 @@ async def test_what_another_worker_opened_is_given_back_but_for_the_probe() -> N
 
 async def test_an_open_breaker_lets_only_probes_through_one_by_one() -> None:
     scene = Scene(slots=1, batch_size=10, is_open=True)
-    scene.lane.lead_to(scene.lane.system)
+    scene.lane.lead_to(scene.lane.system, monotonic())
 
     scene.submit(claimed(1), claimed(2, is_probe=True), claimed(3))
     await scene.until_idle()
@@ -362,7 +362,7 @@ async def test_an_open_breaker_lets_only_probes_through_one_by_one() -> None:
 @pytest.mark.parametrize("answer", [Answer(Reply.ANSWERED, 500), Answer(Reply.TIMED_OUT)])
 async def test_a_failed_probe_spends_nothing(answer: Answer, completion: Completion) -> None:
     scene = Scene(is_open=True, completion=completion)
-    scene.lane.lead_to(scene.lane.system)
+    scene.lane.lead_to(scene.lane.system, monotonic())
     scene.receiver.single = answer
     probe = claimed(1, is_probe=True)
 

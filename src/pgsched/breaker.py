@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from time import monotonic
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -32,34 +33,55 @@ class Breaker:
         self._system = system
         self._store = store
         self._failures = 0
+        self._is_asking = False
+        self._changed_at = float("-inf")
         self.is_open = False
 
-    def set_open(self, is_open: bool) -> None:
-        """Go by what the database says."""
+    def set_open(self, is_open: bool, read_at: float) -> None:
+        """Go by what the database said at *read_at* (monotonic), unless we know better by now."""
+        if read_at >= self._changed_at:
+            self._set(is_open)
+
+    def _set(self, is_open: bool) -> None:
         if self.is_open and not is_open:
             self._failures = 0
         self.is_open = is_open
 
     async def note(self, is_fault: bool, reason: str, *, is_probe: bool) -> bool:
         """Take in how a push went; whether the breaker has opened just now."""
-        if not is_fault:
-            self._failures = 0
-            if is_probe and await self._store.close_breaker(self._system):
-                self.is_open = False
-                log.info("external system %s answers again: its breaker is closed", self._system)
+        self._failures = self._failures + 1 if is_fault else 0
+        if is_probe:
+            await (self._keep_open(reason) if is_fault else self._close())
             return False
-        self._failures += 1
-        if not is_probe and (self.is_open or self._failures < THRESHOLD):
+        if self.is_open or self._is_asking or self._failures < THRESHOLD:
             return False
-        until = await self._store.open_breaker(self._system, reason)
+        return await self._open(reason)
+
+    async def _open(self, reason: str) -> bool:
+        failures, self._is_asking = self._failures, True
+        try:
+            until = await self._store.open_breaker(self._system, reason)
+        finally:
+            self._is_asking = False
         if until is None:  # somebody else is at it
             return False
-        self.is_open = True
-        log.warning(
-            "external system %s: its breaker is open until %s, after %s; the last answer: %s",
-            self._system,
-            until.isoformat(timespec="seconds"),
-            "a failed probe" if is_probe else f"{self._failures} failures in a row",
-            reason,
-        )
-        return not is_probe
+        self._changed_at = monotonic()
+        self._set(True)
+        self._tell(until, f"{failures} failures in a row", reason)
+        return True
+
+    async def _keep_open(self, reason: str) -> None:
+        until = await self._store.open_breaker(self._system, reason)
+        if until is not None:
+            self._tell(until, "a failed probe", reason)
+
+    async def _close(self) -> None:
+        if await self._store.close_breaker(self._system):
+            self._changed_at = monotonic()
+            self._set(False)
+            log.info("external system %s answers again: its breaker is closed", self._system)
+
+    def _tell(self, until: datetime, cause: str, reason: str) -> None:
+        at = until.isoformat(timespec="seconds")
+        message = "external system %s: its breaker is open until %s, after %s; the last answer: %s"
+        log.warning(message, self._system, at, cause, reason)

@@ -75,7 +75,7 @@ class ScheduleDispatcher:
         """Those of the worker's queues that are worth a claim."""
         for name, lane in self._lanes.items():
             if (system := self._targets.systems.get(name)) is not None:
-                lane.lead_to(system)
+                lane.lead_to(system, self._targets.read_at)
         with_room: list[str] = []
         for queue in self._targets.queues:
             for lane in self._lanes_of([queue]):
@@ -109,7 +109,7 @@ class ScheduleDispatcher:
             slots=self._slots,
             on_change=self._note_change,
         )
-        lane.lead_to(system)
+        lane.lead_to(system, self._targets.read_at)
         return lane
 
     def _note_change(self) -> None:

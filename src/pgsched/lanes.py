@@ -118,9 +118,9 @@ class Lane:
         self._buffer.append(held)
         self._open_slots()
 
-    def lead_to(self, system: ExternalSystem) -> None:
-        """Go by what is said of the system now."""
-        self._breaker.set_open(system.is_open)
+    def lead_to(self, system: ExternalSystem, read_at: float) -> None:
+        """Go by what the database said of the system at *read_at*, by the monotonic clock."""
+        self._breaker.set_open(system.is_open, read_at)
         if self._breaker.is_open and self._buffer:
             self.give_back(keeping_probes=True)
         if system[:6] != self.system[:6] or system.batch_size != self.system.batch_size:

@@ -35,7 +35,7 @@ class Targets:
         self._database = database
         self._settings = settings
         self._is_local = is_local
-        self._read_at = float("-inf")
+        self.read_at = float("-inf")  # by the monotonic clock
         self._complaints: dict[str, str] = {}  # by queue
         self.queues: list[str] = []
         self.systems: dict[str, ExternalSystem] = {}  # by name
@@ -47,10 +47,11 @@ class Targets:
 
     async def refresh(self) -> None:
         """Read the table again if it is too old."""
-        if monotonic() - self._read_at < MAX_AGE:
+        asked = monotonic()
+        if asked - self.read_at < MAX_AGE:
             return
         rows = await self._database.dispatch_targets()
-        self._read_at = monotonic()
+        self.read_at = asked
         self._systems = {}
         for row in rows:
             try:

@@ -17,7 +17,9 @@ def worker(
         str | None,
         typer.Option(help="Where tasks are pushed to; default: PGSCHED_EXTERNAL_SYSTEM_URL."),
     ] = None,
-    push_slots: Annotated[int | None, typer.Option(help="Requests at the same time, to each system.")] = None,
+    push_slots: Annotated[
+        int | None, typer.Option(help="Requests at the same time, to each system.")
+    ] = None,
     queues: Annotated[
         str | None, typer.Option(help="Only these queues, separated by commas.")
     ] = None,
