@@ -144,6 +144,10 @@ begin
 
     v_ends := pgsched.unblock_tasks(v_ids, p_now);
   end loop;
+
+  if v_ids is not null then
+    perform pgsched.wake_for_freed_slots();
+  end if;
 end;
 $$;
 
@@ -415,6 +419,8 @@ begin
 
   if v_soon then
     perform pgsched.wake();
+  else
+    perform pgsched.wake_for_freed_slots();
   end if;
 end;
 $$;

@@ -278,6 +278,8 @@ begin
       and coalesce(s.delay, interval '0') <= interval '60 seconds'
   ) then
     perform pgsched.wake();
+  else
+    perform pgsched.wake_for_freed_slots();
   end if;
 end;
 $$;

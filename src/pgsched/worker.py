@@ -47,6 +47,7 @@ class Worker:
             handler: Called with each task in place of an external system; see `HandlerClient`.
         """
         self._settings = settings
+        self._is_local = handler is not None
         self._database = Database(
             settings.database_url, size=CONNECTIONS, is_pooled=settings.poll_only
         )
@@ -55,7 +56,7 @@ class Worker:
         self._transport = make_transport(settings.push_slots)
         self._listener = Listener(settings.database_url)
         self.lease = Lease(self._heart, version(), settings.queues)
-        self._targets = Targets(self._database, settings, is_local=handler is not None)
+        self._targets = Targets(self._database, settings, is_local=self._is_local)
         self._settler = Settler(self._database)
         wake = self._listener.subscribe()
         self._dispatcher = ScheduleDispatcher(
@@ -101,7 +102,7 @@ class Worker:
             await self._abandon()
 
     async def start(self) -> None:
-        if self._settings.public_url is None:
+        if self._settings.public_url is None and not self._is_local:
             log.warning(
                 "PGSCHED_PUBLIC_URL is not set: pushes carry no callback_url, and what is accepted"
                 " must be reported by its task_id"

@@ -1,0 +1,126 @@
+"""Limits under eight workers at once: never exceeded, and used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgsched.clients import Handler
+from pgsched.settings import load_settings
+from pgsched.worker import Worker
+from tests.waiting import until
+
+WORKERS = 8
+
+# Each claim leaves its own time: what the bucket counts by.
+RECORD_CLAIMS = """
+    create table public.claims (at timestamptz not null);
+    create function public.record_claims() returns trigger language plpgsql as $$
+    begin
+      insert into public.claims
+      select n.deadline_at - interval '60 seconds' from claimed as n where n.status = 'SCHEDULED';
+      return null;
+    end $$;
+    create trigger record_claims after update on pgsched.scheduled_tasks
+      referencing new table as claimed for each statement execute function public.record_claims();
+"""
+IN_FLIGHT = "select count(*) from pgsched.scheduled_tasks where deadline_at is not null"
+
+
+@contextlib.asynccontextmanager
+async def working(dsn: str, handler: Handler) -> AsyncIterator[None]:
+    """Eight workers in this process, each with connections of its own."""
+    stop = asyncio.Event()
+    settings = load_settings(database_url=dsn)
+    workers = [asyncio.create_task(Worker(settings, handler).run(stop)) for _ in range(WORKERS)]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*workers)
+
+
+async def schedule(conn: psycopg.AsyncConnection[Any], count: int) -> None:
+    await conn.execute(
+        "select pgsched.schedule_immediate('job') from generate_series(1, %s)", [count]
+    )
+
+
+@pytest.mark.own_database
+async def test_tasks_in_flight_never_exceed_the_limit_and_use_it(dsn: str) -> None:
+    limit, count = 20, 400
+    under_way = most = done = 0
+
+    async def handler(push: dict[str, Any]) -> None:
+        nonlocal under_way, most, done
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.5)
+        under_way -= 1
+        done += 1
+
+    seen: list[int] = []
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("select pgsched.define_task('job')")
+        await conn.execute("select pgsched.define_queue('default', p_max_in_flight => %s)", [limit])
+        async with working(dsn, handler):
+            await schedule(conn, count)
+            await until(lambda: done >= limit)  # it has got going
+            while done < count - limit:
+                row = await (await conn.execute(IN_FLIGHT)).fetchone()
+                assert row
+                seen.append(row[0])
+                await asyncio.sleep(0.01)
+            await until(lambda: done == count)
+
+    assert max(seen) == limit
+    assert most <= limit
+    assert sum(seen) / len(seen) >= 0.95 * limit
+
+
+@pytest.mark.own_database
+@pytest.mark.parametrize(("rate", "burst"), [(100, None), (40, 20)])
+async def test_the_rate_is_never_exceeded_and_used(dsn: str, rate: int, burst: int | None) -> None:
+    count = 6 * rate
+    done = 0
+
+    async def handler(push: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("select pgsched.define_task('job')")
+        await conn.execute(
+            "select pgsched.define_queue('default', p_rate_per_second => %s, p_burst => %s)",
+            [rate, burst],
+        )
+        await conn.execute(RECORD_CLAIMS)
+        await schedule(conn, count)
+        async with working(dsn, handler):
+            await until(lambda: done == count)
+        found = await conn.execute("select extract(epoch from at) from public.claims order by 1")
+        times = [float(row[0]) for row in await found.fetchall()]
+
+    assert len(times) == count
+    assert most_in_a_window(times, rate) <= (burst or rate / 10) + 1e-3
+    assert (count - (burst or rate / 10)) / (times[-1] - times[0]) >= 0.95 * rate
+
+
+def most_in_a_window(times: list[float], rate: float) -> float:
+    """By how much the claims of any window, ever so short or long, exceed rate times its length."""
+    lowest, most = float("inf"), 0.0
+    for n, at in enumerate(times):
+        spent = n - rate * (at - times[0])
+        lowest = min(lowest, spent)
+        most = max(most, spent + 1 - lowest)
+    return most
+
+
+def test_the_count_of_a_window_is_exact() -> None:
+    assert most_in_a_window([0, 0, 0, 1], 1) == 3
+    assert most_in_a_window([0, 10, 10.5, 10.5], 1) == 2.5
