@@ -18,7 +18,7 @@ from pytest_postgresql import factories
 from pgsched.devdb import DevServer, state_dir
 from tests.restoring import restore_tables, shared_database
 
-pytest_plugins = ["tests.clocked"]
+pytest_plugins = ["tests.clocked", "tests.working"]
 
 SQL = Path(__file__).parents[1] / "sql"
 

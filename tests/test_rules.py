@@ -266,7 +266,7 @@ LAYERS = [
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
     {"breaker", "duties", "scanner", "doctor", "ways"},
     {"lanes", "lifecycle"},
-    {"dispatcher"},
+    {"dispatcher", "testing"},
     {"worker", "api"},
     {"cli"},
     {"demo", "__main__"},

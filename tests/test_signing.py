@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from pgsched.signing import attempt_of, callback_token, read_secrets, webhook_headers
+from pgsched.signing import (
+    SignatureError,
+    attempt_of,
+    callback_token,
+    read_secrets,
+    verify,
+    webhook_headers,
+)
 
 TASK = "01980000-0000-7000-8000-000000000001"
 OTHER_TASK = "01980000-0000-7000-8000-000000000002"
@@ -131,3 +138,54 @@ def test_a_token_names_its_attempt(attempt: int) -> None:
 @pytest.mark.parametrize("token", ["", ".", "1", "1.", "x.y", "-1.a", "²." + "a" * 43, "9" * 5000])
 def test_what_is_no_token_opens_nothing(token: str) -> None:
     assert attempt_of(token, read_secrets(NEW), TASK) is None
+
+
+# Verifying, as receivers do
+
+
+@given(st.text(max_size=200), st.binary(min_size=24, max_size=64))
+def test_we_verify_what_the_public_library_signs(text: str, secret: bytes) -> None:
+    at = datetime.now(UTC)
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign("msg_1", at, text),
+    }
+
+    verify([b"another one" * 3, secret], headers, text.encode())
+
+
+def test_a_signature_by_a_stranger_or_of_another_body_is_refused() -> None:
+    headers = signed(NEW, b"{}")
+
+    for secret, body in ((STRANGE, b"{}"), (NEW, b"{ }")):
+        with pytest.raises(SignatureError, match="no signature is by one of the secrets"):
+            verify(read_secrets(secret), headers, body)
+
+
+@pytest.mark.parametrize("seconds", [-301, 301, 10**9])
+def test_a_signature_is_good_for_five_minutes(seconds: int) -> None:
+    headers = signed(NEW, b"{}", datetime.now(UTC) + timedelta(seconds=seconds))
+
+    with pytest.raises(SignatureError, match="more than 300 s off"):
+        verify(read_secrets(NEW), headers, b"{}")
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_missing_header_is_named(name: str) -> None:
+    headers = {k: v for k, v in signed(NEW, b"{}").items() if k != name}
+
+    with pytest.raises(SignatureError, match=name):
+        verify(read_secrets(NEW), headers, b"{}")
+
+
+@pytest.mark.parametrize("stamp", ["", "x", "1e9", "-1", "²", "1" * 5000])
+def test_a_timestamp_that_is_none_is_refused(stamp: str) -> None:
+    with pytest.raises(SignatureError):
+        verify(read_secrets(NEW), signed(NEW, b"{}") | {"webhook-timestamp": stamp}, b"{}")
+
+
+@pytest.mark.parametrize("given", ["v2,abc", "abc", "ü", " "])
+def test_a_signature_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(SignatureError):
+        verify(read_secrets(NEW), signed(NEW, b"{}") | {"webhook-signature": given}, b"{}")

@@ -3,102 +3,17 @@
 from __future__ import annotations
 
 import base64
-import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 from standardwebhooks import Webhook
 
 from pgsched.signing import attempt_of
-from tests.receiver import Receiver, receiving
+from tests.receiver import Receiver
 from tests.waiting import eventually
-
-Connection = psycopg.Connection[Any]
-StartWorker = Callable[..., "WorkerProcess"]
-
-
-class WorkerProcess:
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self._log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgsched", "worker"],
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=out,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def wait_until_ready(self) -> None:
-        eventually(lambda: "is ready" in self.log)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as it:
-        yield it
-
-
-@pytest.fixture
-def start_worker(dsn: str, receiver: Receiver, tmp_path: Path) -> Iterator[StartWorker]:
-    started: list[WorkerProcess] = []
-
-    def start(**environment: str) -> WorkerProcess:
-        defaults = {
-            "PGSCHED_DATABASE_URL": dsn,
-            "PGSCHED_EXTERNAL_SYSTEM_URL": receiver.url,
-            "PGSCHED_PUSH_SLOTS": "200",
-            "PGSCHED_SCHEDULE_SCAN_INTERVAL": "0.2",
-        }
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", defaults | environment)
-        started.append(worker)
-        return worker
-
-    yield start
-    for worker in started:
-        worker.kill()
-
-
-@pytest.fixture
-def db(postgresql: Connection) -> Connection:
-    """The test's database, with a lease of 3 seconds in place of 30."""
-    postgresql.autocommit = True
-    postgresql.execute(
-        "create or replace function pgsched.lease_term() returns interval"
-        " language sql immutable return interval '3 seconds'"
-    )
-    postgresql.execute("select pgsched.define_task('job', p_retry_delay => '0')")
-    return postgresql
-
-
-def schedule(db: Connection, count: int) -> list[str]:
-    rows = db.execute(
-        "select pgsched.schedule_immediate('job')::text from generate_series(1, %s)", [count]
-    )
-    return [row[0] for row in rows]
-
-
-def statuses(db: Connection) -> dict[str, int]:
-    return dict(db.execute("select status, count(*) from pgsched.tasks group by 1").fetchall())
+from tests.working import Connection, StartWorker, schedule, statuses
 
 
 def test_nothing_is_lost_when_a_worker_is_killed_with_200_in_flight(

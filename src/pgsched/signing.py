@@ -15,12 +15,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from time import time
 
 PREFIX = "whsec_"
 # As the specification has it.
 MIN_BYTES, MAX_BYTES = 24, 64
+# How far the clocks of sender and receiver may differ, in seconds.
+TOLERANCE = 300
 HOW_TO = f"use {PREFIX} and the base64 of {MIN_BYTES} to {MAX_BYTES} random bytes"
 
 
@@ -64,6 +67,49 @@ def webhook_headers(
         (b"webhook-timestamp", b"%d" % timestamp),
         (b"webhook-signature", b" ".join(signatures)),
     ]
+
+
+class SignatureError(ValueError):
+    """A message that was not signed as it should be; it says why."""
+
+
+def verify(
+    secrets: Sequence[bytes],
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    tolerance: float = TOLERANCE,
+    now: float | None = None,
+) -> None:
+    """
+    Check a signature as receivers do (Standard Webhooks, "Verifying signatures").
+
+    Args:
+        secrets: Any of them may have signed it; see `read_secrets()`.
+        headers: Of the request, by their names in lower case.
+        body: Of the request, byte for byte.
+        tolerance: How old, or how far in the future, it may be, in seconds.
+        now: Seconds since 1970; None: the clock of this machine.
+
+    Raises:
+        SignatureError: A header is missing, it is too old, or no secret made the signature.
+    """
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    if missing := [name for name in names if not headers.get(name)]:
+        raise SignatureError(f"the header {missing[0]} is missing")
+    message_id, timestamp, signatures = (headers[name] for name in names)
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
+        raise SignatureError("webhook-timestamp is no number of seconds")
+    if abs((time() if now is None else now) - int(timestamp)) > tolerance:
+        raise SignatureError(f"webhook-timestamp is more than {tolerance:g} s off")
+    signed = b"%s.%s.%s" % (message_id.encode(), timestamp.encode(), body)
+    right = [b"v1," + base64.b64encode(_mac(secret, signed)) for secret in secrets]
+    found = False
+    for given in signatures.split():  # all of them: the time it takes tells nothing
+        for one in right:
+            found |= hmac.compare_digest(given.encode(), one)
+    if not found:
+        raise SignatureError("no signature is by one of the secrets")
 
 
 def callback_token(secret: bytes, task_id: str, attempt: int) -> str:
