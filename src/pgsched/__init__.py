@@ -26,6 +26,7 @@ from pgsched.models import (
 from pgsched.scanner import ScheduleScanner
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings, load_settings
+from pgsched.worker import Worker
 
 __all__ = [
     "ConfigError",
@@ -50,5 +51,6 @@ __all__ = [
     "TaskInstance",
     "TaskStatus",
     "Unavailable",
+    "Worker",
     "load_settings",
 ]

@@ -42,10 +42,7 @@ class Worker:
     """Claims, pushes and settles until it is told to stop; one of many, none special."""
 
     def __init__(self, settings: Settings, handler: Handler | None = None) -> None:
-        """
-        Args:
-            handler: Called with each task in place of an external system; see `HandlerClient`.
-        """
+        """*handler*, if given, is called with each task; see `HandlerClient`."""
         self._settings = settings
         self._is_local = handler is not None
         self._database = Database(

@@ -27,6 +27,8 @@ class Executor:
 
     async def accept(self, request: Request) -> Response:
         push = await request.json()
+        if push["status"] != "READY_FOR_EXECUTION":  # news of a task, and nothing to run
+            return Response(status_code=202)
         await asyncio.sleep(push["metadata"]["content"].get("answer_after", 0))
         key = request.headers["Idempotency-Key"]
         if key not in self._seen:  # the same delivery may come twice
