@@ -101,7 +101,7 @@ class Scene:
 
     def __init__(self, slots: int = 2, **system: Any) -> None:
         self.receiver, self.book, self.lease, self.store = Receiver(), Book(), HeldLease(), Store()
-        self.changes = 0
+        self.calls: list[str] = []
         self.lane = Lane(
             SYSTEM._replace(**system),
             self.receiver,
@@ -109,11 +109,9 @@ class Scene:
             cast("Settler", self.book),
             Breaker("crm", self.store),
             slots=slots,
-            on_change=self._on_change,
+            on_room=lambda: self.calls.append("room"),
+            on_idle=lambda: self.calls.append("idle"),
         )
-
-    def _on_change(self) -> None:
-        self.changes += 1
 
     def submit(self, *tasks: ClaimedTask, until: float = 60) -> None:
         for task in tasks:
@@ -139,6 +137,7 @@ async def test_no_more_requests_than_slots_are_under_way() -> None:
     assert scene.receiver.under_way == 3
     assert scene.lane.room == 0
     assert not scene.lane.has_room
+    scene.lane.is_waited_for = True
 
     scene.receiver.may_answer.set()
     await scene.until_idle()
@@ -146,7 +145,7 @@ async def test_no_more_requests_than_slots_are_under_way() -> None:
     assert scene.receiver.most_under_way == 3
     assert len(scene.book.settled) == 6
     assert scene.lane.has_room
-    assert scene.changes
+    assert scene.calls == ["room", "idle"]
 
 
 async def test_the_system_may_allow_fewer_and_change_its_mind() -> None:

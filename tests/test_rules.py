@@ -259,7 +259,7 @@ LAYERS = [
     {"models", "settings", "failures", "fields", "zones", "loops", "devbin"},
     {"expression"},
     {"cron"},
-    {"decoding", "schedules", "cursors", "devdb", "instants", "messages", "transport"},
+    {"decoding", "schedules", "cursors", "devdb", "instants", "messages", "slots", "transport"},
     {"answers", "arguments", "options"},
     {"batches", "db", "firing", "migrator", "posting", "preview", "reports", "words"},
     {"bulk", "clients", "complaints", "database", "diagnosis", "external", "reading", "visit"},

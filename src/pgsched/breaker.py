@@ -37,6 +37,11 @@ class Breaker:
         self._changed_at = float("-inf")
         self.is_open = False
 
+    @property
+    def is_well(self) -> bool:
+        """Whether a good answer would change nothing."""
+        return not self._failures and not self.is_open
+
     def set_open(self, is_open: bool, read_at: float) -> None:
         """Go by what the database said at *read_at* (monotonic), unless we know better by now."""
         if read_at >= self._changed_at:

@@ -16,6 +16,11 @@ class Complaints:
     def __init__(self) -> None:
         self._told: int | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing to take back."""
+        return self._told is None
+
     def hear(self, system: ExternalSystem, answer: Answer) -> None:
         """Tell of *answer* if it is news."""
         where = f"external system {system.name} ({system.base_url})"

@@ -12,7 +12,6 @@ from pgsched.clients import Client, Handler, HandlerClient
 from pgsched.database import Database
 from pgsched.lanes import Held, Lane
 from pgsched.lease import Lease
-from pgsched.loops import end
 from pgsched.models import ClaimedTask, ExternalSystem
 from pgsched.settler import Settler
 from pgsched.targets import Targets
@@ -65,7 +64,6 @@ class ScheduleDispatcher:
         self._is_idle.set()
         self._is_closed = False
         self._lanes: dict[str, Lane] = {}  # by external system
-        self._is_full: set[str] = set()
 
     def room(self, queues: Sequence[str]) -> int:
         """How many tasks of any of these queues can be taken on."""
@@ -82,7 +80,7 @@ class ScheduleDispatcher:
                 if lane.has_room:
                     with_room.append(queue)
                 else:
-                    self._is_full.add(lane.system.name)
+                    lane.is_waited_for = True
         return with_room
 
     def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None:
@@ -107,15 +105,13 @@ class ScheduleDispatcher:
             self._settler,
             Breaker(system.name, self),
             slots=self._slots,
-            on_change=self._note_change,
+            on_room=self._has_room.set,
+            on_idle=self._note_idle,
         )
         lane.lead_to(system, self._targets.read_at)
         return lane
 
-    def _note_change(self) -> None:
-        if again := {name for name in self._is_full if self._lanes[name].has_room}:
-            self._is_full -= again
-            self._has_room.set()
+    def _note_idle(self) -> None:
         if not any(lane.held for lane in self._lanes.values()):
             self._is_idle.set()
 
@@ -148,4 +144,5 @@ class ScheduleDispatcher:
 
     async def abandon(self) -> None:
         """Cancel the pushes under way."""
-        await end([slot for lane in self._lanes.values() for slot in lane.slots])
+        for lane in self._lanes.values():
+            await lane.end()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from pgsched.answers import (
     Answer,
@@ -27,6 +26,7 @@ from pgsched.errors import PgschedError
 from pgsched.lease import Lease
 from pgsched.models import ClaimedTask, ExternalSystem
 from pgsched.settler import Settler
+from pgsched.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 SETTLE_MARGIN = 5.0
 # A fault of our own is no reason to hurry.
 AFTER_A_FAULT = timedelta(seconds=60)
+# What says nothing against a system.
+GOOD = frozenset({Verdict.ACCEPTED, Verdict.SUCCEEDED})
 # Tasks that a lane holds at most on account of its batches.
 MOST_HELD = 2000
 
@@ -64,26 +66,30 @@ class Lane:
         breaker: Breaker,
         *,
         slots: int,
-        on_change: Callable[[], None],
+        on_room: Callable[[], None],
+        on_idle: Callable[[], None],
     ) -> None:
         """
         Args:
             slots: Requests at a time, unless the system says otherwise.
-            on_change: Called when there is room again, and when nothing is held any more.
+            on_room: Called when there is room again, after `is_waited_for` was set.
+            on_idle: Called when nothing is held any more.
         """
-        self.system = system
         self._client = client
         self._lease = lease
         self._settler = settler
         self._breaker = breaker
         self._most_slots = slots
-        self._on_change = on_change
+        self._on_room = on_room
+        self._on_idle = on_idle
+        self.is_waited_for = False
         self._buffer: deque[Held] = deque()
         self._under_way = 0
-        self._slots: set[asyncio.Task[None]] = set()
+        self._slots = Slots(self._push_next, lambda: bool(self._buffer))
         self._takes_batches = True
         self._is_closed = False
         self._complaints = Complaints()
+        self._adopt(system)
 
     # What it holds
 
@@ -101,31 +107,33 @@ class Lane:
         """How many tasks can be taken on: as many wait as are pushed."""
         return max(self._capacity - self.held, 0)
 
-    @property
-    def _capacity(self) -> int:
-        return max(2 * self._limit, min(2 * self._limit * self._batch_size, MOST_HELD))
+    def _adopt(self, system: ExternalSystem) -> None:
+        self.system = system
+        limit = self._slots.limit = system.max_in_flight or self._most_slots
+        self._batch_size = system.batch_size if self._takes_batches else 1
+        self._capacity = max(2 * limit, min(2 * limit * self._batch_size, MOST_HELD))
 
-    @property
-    def _limit(self) -> int:
-        return self.system.max_in_flight or self._most_slots
-
-    @property
-    def _batch_size(self) -> int:
-        return self.system.batch_size if self._takes_batches else 1
+    def _note_change(self) -> None:
+        if self.is_waited_for and self.has_room:
+            self.is_waited_for = False
+            self._on_room()
+        if not self.held:
+            self._on_idle()
 
     def submit(self, held: Held) -> None:
         """Take a task on."""
         self._buffer.append(held)
-        self._open_slots()
+        self._slots.wake()
 
     def lead_to(self, system: ExternalSystem, read_at: float) -> None:
         """Go by what the database said of the system at *read_at*, by the monotonic clock."""
         self._breaker.set_open(system.is_open, read_at)
         if self._breaker.is_open and self._buffer:
             self.give_back(keeping_probes=True)
-        if system[:6] != self.system[:6] or system.batch_size != self.system.batch_size:
-            self._takes_batches = True
-        self.system = system
+        if system is not self.system:
+            if not self.system.is_like(system):
+                self._takes_batches = True
+            self._adopt(system)
 
     def close(self) -> None:
         """Begin no more pushes, and release what waits."""
@@ -140,41 +148,30 @@ class Lane:
                 self._buffer.append(held)
             else:
                 self._settler.release(held.task)
-        self._on_change()
+        self._note_change()
 
-    @property
-    def slots(self) -> set[asyncio.Task[None]]:
-        """The pushes under way, to be awaited or cancelled."""
-        return self._slots
+    async def end(self) -> None:
+        """Cancel the pushes under way."""
+        await self._slots.end()
 
     # The way of a task
 
-    def _open_slots(self) -> None:
-        for _ in range(min(self._limit - len(self._slots), len(self._buffer))):
-            self._slots.add(asyncio.create_task(self._slot()))
-
-    async def _slot(self) -> None:
+    async def _push_next(self) -> None:
+        batch = self._next()
+        self._under_way += len(batch)
         try:
-            await self._push_all()
-        finally:  # at once, for whoever submits next looks here
-            self._slots.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-
-    async def _push_all(self) -> None:
-        while self._buffer and len(self._slots) <= self._limit:
-            batch = self._next()
-            self._under_way += len(batch)
-            try:
-                await self._push(batch)
-            except Exception as exc:
-                log.exception("%s could not be dispatched", [held.task.id for held in batch])
-                reason = f"could not be dispatched: {exc!r}"
-                for held in batch:
-                    self._settler.settle(
-                        held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT)
-                    )
-            finally:
-                self._under_way -= len(batch)
-                self._on_change()
+            if len(batch) == 1:
+                await self._push_single(batch[0].task)
+            elif batch:
+                await self._push_batch(batch)
+        except Exception as exc:
+            log.exception("%s could not be dispatched", [held.task.id for held in batch])
+            reason = f"could not be dispatched: {exc!r}"
+            for held in batch:
+                self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
+        finally:
+            self._under_way -= len(batch)
+            self._note_change()
 
     def _next(self) -> list[Held]:
         """One task, or several for one request; none if what waited cannot be pushed any more."""
@@ -200,19 +197,13 @@ class Lane:
             and (held.task.is_probe or not self._breaker.is_open)
         )
 
-    async def _push(self, batch: list[Held]) -> None:
-        match batch:
-            case []:
-                pass
-            case [held]:
-                await self._push_single(held.task)
-            case _:
-                await self._push_batch(batch)
-
     async def _push_single(self, task: ClaimedTask) -> None:
         answer = await self._client.push_task_status(self.system, task)
-        self._settler.settle(task, self._outcome(task, answer))
-        await self._note(answer, is_probe=task.is_probe)
+        outcome = self._outcome(task, answer)
+        self._settler.settle(task, outcome)
+        # The usual case costs nothing more.
+        if outcome.verdict not in GOOD or task.is_probe or not self._is_well:
+            await self._note(answer, is_probe=task.is_probe)
 
     async def _push_batch(self, batch: list[Held]) -> None:
         whole, parts = await self._client.push_batch(self.system, [held.task for held in batch])
@@ -224,10 +215,13 @@ class Lane:
                 self._settler.settle(held.task, deferral_of(whole, held.task.delivery_count - 1))
             else:
                 self._settler.settle(held.task, self._outcome(held.task, part))
-        self._buffer.extendleft(reversed(alone + batch[len(parts) :]))
-        self._open_slots()
+        again = alone + batch[len(parts) :]
+        self._buffer.extendleft(reversed(again))
+        for _ in again:
+            self._slots.wake()
         if whole.status_code in NO_BATCHES:
             self._takes_batches = False
+            self._adopt(self.system)
             log.info("external system %s takes single tasks only", self.system.name)
         else:
             await self._note(whole, is_probe=False)
@@ -237,6 +231,10 @@ class Lane:
         if task.is_probe and is_fault(answer):  # an open breaker spends nothing
             return deferral_of(answer, deferrals)
         return outcome_of(answer, self.system.completion, deferrals)
+
+    @property
+    def _is_well(self) -> bool:
+        return self._breaker.is_well and self._complaints.is_silent
 
     async def _note(self, answer: Answer, *, is_probe: bool) -> None:
         self._complaints.hear(self.system, answer)

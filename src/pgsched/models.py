@@ -89,6 +89,10 @@ class ExternalSystem(NamedTuple):
     max_in_flight: int | None = None  # requests at a time; None: the worker's push_slots
     is_open: bool = False  # its breaker: only probes are pushed
 
+    def is_like(self, other: ExternalSystem) -> bool:
+        """Whether both are reached, and take tasks, in the same way."""
+        return self._replace(is_open=other.is_open) == other
+
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)

@@ -84,8 +84,7 @@ class Poster:
 
     def _target(self, system: ExternalSystem, path: str) -> _Target:
         known = self._targets.get((system.name, path))
-        # The breaker opens and closes; what a request is made of stays the same.
-        if known is None or known.system[:6] != system[:6]:
+        if known is None or (known.system is not system and known.system != system):
             known = self._targets[system.name, path] = _Target.of(system, path)
         return known
 
