@@ -12,7 +12,7 @@
 -- every enqueue shares.  The functions check instead.
 --
 -- Adds   scheduled_tasks, task_dependencies, task_instances, task_events, idempotency_keys,
---        status_sequence, guards of definitions and queues that are needed
+--        status_sequence, status_pushes, guards of definitions and queues that are needed
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -260,6 +260,77 @@ create sequence pgsched.status_sequence;
 
 comment on sequence pgsched.status_sequence is
   'Numbers what is told to the external systems: of two messages about a task the higher is the later.';
+
+-- The outbox: written in the transaction that changes the task, emptied by
+-- workers.  It has copies of what a message says, since the task may be gone
+-- from the record by the time it is sent.
+create table pgsched.status_pushes (
+  sequence       bigint      not null default nextval('pgsched.status_sequence'),
+  task_id        uuid        not null,
+  queue          text        not null,
+  definition_id  uuid        not null,
+  trace_id       uuid        not null,
+  scheduled_time timestamptz not null,
+  status         text        not null,
+  attempt        integer     not null,
+  error_msg      text,
+  created_at     timestamptz not null default pgsched.now(),
+  due_at         timestamptz          default pgsched.now(),
+  worker_id      uuid,
+  push_count     integer     not null default 0,
+  last_error     text,
+  given_up_at    timestamptz,
+
+  constraint status_pushes_pkey
+    primary key (sequence),
+
+  constraint status_pushes_status_is_known
+    check (status in ('PENDING', 'SCHEDULED', 'FAILED', 'CANCELLED')),
+
+  constraint status_pushes_given_up_are_held_by_nobody
+    check (given_up_at is null or worker_id is null),
+
+  constraint status_pushes_given_up_are_never_due
+    check ((given_up_at is null) = (due_at is not null))
+)
+with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.05,
+  vacuum_truncate = off
+);
+
+-- Not partial: a partial index is read as a whole by who looks for other
+-- things under its condition.
+create index status_pushes_due_idx
+  on pgsched.status_pushes (queue, due_at, sequence);
+
+create index status_pushes_task_idx
+  on pgsched.status_pushes (task_id, sequence);
+
+create index status_pushes_given_up_idx
+  on pgsched.status_pushes (given_up_at)
+  where given_up_at is not null;
+
+comment on table pgsched.status_pushes is
+  'What the external systems have still to be told: changes of status that pgsched itself decided.';
+comment on column pgsched.status_pushes.sequence is 'Of two messages about a task the higher is the later.';
+comment on column pgsched.status_pushes.task_id is 'The task it is about.';
+comment on column pgsched.status_pushes.queue is 'Its queue, which leads to the external system.';
+comment on column pgsched.status_pushes.definition_id is 'What it runs.';
+comment on column pgsched.status_pushes.trace_id is 'Its trace.';
+comment on column pgsched.status_pushes.scheduled_time is 'Its nominal time.';
+comment on column pgsched.status_pushes.status is 'What it became: PENDING (it will be run again), SCHEDULED, FAILED or CANCELLED.';
+comment on column pgsched.status_pushes.attempt is 'Its attempt then; of one that is PENDING the coming one.';
+comment on column pgsched.status_pushes.error_msg is 'Why.';
+comment on column pgsched.status_pushes.created_at is 'When its status changed.';
+comment on column pgsched.status_pushes.due_at is 'Not to be sent before; while a worker sends it, when another may.  Null: given up.';
+comment on column pgsched.status_pushes.worker_id is 'The worker that is sending it; null when none is.';
+comment on column pgsched.status_pushes.push_count is 'How often it was claimed; fences the settle.';
+comment on column pgsched.status_pushes.last_error is 'What the external system answered last.';
+comment on column pgsched.status_pushes.given_up_at is 'When it was given up; it is kept for 30 days.';
 
 create function pgsched.guard_definition()
   returns trigger

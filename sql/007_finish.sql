@@ -8,7 +8,7 @@
 --
 -- The callers hold the row locks.
 --
--- Adds   task_end, failed_attempt, record_events(), has_next_round(), finish_tasks(),
+-- Adds   task_end, status_news, failed_attempt, record_events(), has_next_round(), finish_tasks(),
 --        begin_rounds(), unblock_tasks(), resolve_dependencies(), retry_pause(),
 --        fail_attempts(), lose_tasks()
 -- Locks  nothing
@@ -19,16 +19,26 @@ begin;
 call pgsched.begin_migration(7, 'finish');
 
 create type pgsched.task_end as (
-  task_id    uuid,
-  status     text,
-  error_msg  text,
-  output_ref text,
-  next_input jsonb,
-  stop_loop  boolean
+  task_id     uuid,
+  status      text,
+  error_msg   text,
+  output_ref  text,
+  next_input  jsonb,
+  stop_loop   boolean,
+  is_reported boolean
 );
 
 comment on type pgsched.task_end is
-  'How one task ends.';
+  'How one task ends, and whether its executor said so itself.';
+
+create type pgsched.status_news as (
+  task_id   uuid,
+  status    text,
+  error_msg text
+);
+
+comment on type pgsched.status_news is
+  'What the external system is to be told of one task.';
 
 create type pgsched.failed_attempt as (
   task_id       uuid,
@@ -94,9 +104,22 @@ declare
   v_ends pgsched.task_end[] := p_ends;
   v_ids  uuid[];
   v_next uuid[];
+  v_news pgsched.status_news[];
 begin
   while cardinality(v_ends) > 0 loop
     v_ids := array(select e.task_id from unnest(v_ends) as e);
+
+    -- What ends well is no news, nor what the executor has said itself.
+    v_news := array(
+      select row(e.task_id, e.status, e.error_msg)::pgsched.status_news
+      from unnest(v_ends) as e
+      where e.status <> 'SUCCESS'
+        and e.is_reported is not true
+    );
+
+    if cardinality(v_news) > 0 then
+      perform pgsched.tell_statuses(v_news, p_now);
+    end if;
 
     with gone as (
       delete from pgsched.scheduled_tasks as t
@@ -152,7 +175,7 @@ end;
 $$;
 
 comment on function pgsched.finish_tasks(pgsched.task_end[], timestamptz) is
-  'Move locked tasks to the record, each with its end, begin the next rounds of loops, and go on to what waited for them.';
+  'Move locked tasks to the record, each with its end, tell the external system of it, begin the next rounds of loops, and go on to what waited for them.';
 
 -- Rounds keep their rhythm by counting from nominal times; a late one starts
 -- at once, and the next counts from there.  After a failure the pause of a
@@ -285,7 +308,7 @@ begin
   )
   select
     array(
-      select row(j.id, 'CANCELLED', j.error_msg, null, null, null)::pgsched.task_end
+      select row(j.id, 'CANCELLED', j.error_msg, null, null, null, null)::pgsched.task_end
       from judged as j
       where j.error_msg is not null
     ),
@@ -368,13 +391,14 @@ declare
   v_ids  uuid[] := array(select f.task_id from unnest(p_failures) as f);
   v_ends pgsched.task_end[];
   v_soon boolean;
+  v_news pgsched.status_news[];
 begin
   if cardinality(v_ids) = 0 then
     return;
   end if;
 
   v_ends := array(
-    select row(t.id, 'FAILED', f.error_msg, f.output_ref, f.next_input, f.stop_loop)::pgsched.task_end
+    select row(t.id, 'FAILED', f.error_msg, f.output_ref, f.next_input, f.stop_loop, null)::pgsched.task_end
     from pgsched.scheduled_tasks as t
     join unnest(p_failures) as f
       on f.task_id = t.id
@@ -413,9 +437,15 @@ begin
     select p_now, r.id, 'RETRY', r.attempt, r.delivery_count, r.error_msg, r.response_time
     from retried as r
   )
-  select bool_or(r.execute_after <= p_now + interval '60 seconds')
-  into v_soon
+  select
+    bool_or(r.execute_after <= p_now + interval '60 seconds'),
+    array_agg(row(r.id, 'PENDING', r.error_msg)::pgsched.status_news)
+  into v_soon, v_news
   from retried as r;
+
+  if v_news is not null then
+    perform pgsched.tell_statuses(v_news, p_now);
+  end if;
 
   if v_soon then
     perform pgsched.wake();
@@ -446,7 +476,7 @@ begin
   perform pgsched.record_events(p_task_ids, 'LOST', p_message, p_now);
   perform pgsched.finish_tasks(
     array(
-      select row(t.id, 'FAILED', format('lost %s times in a row, the last time since %s', t.lost_count + 1, p_message), null, null, null)::pgsched.task_end
+      select row(t.id, 'FAILED', format('lost %s times in a row, the last time since %s', t.lost_count + 1, p_message), null, null, null, null)::pgsched.task_end
       from pgsched.scheduled_tasks as t
       where t.id = any (p_task_ids)
         and t.lost_count + 1 >= 10

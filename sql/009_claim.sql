@@ -113,6 +113,7 @@ declare
   v_probes   uuid[] := '{}';
   v_ids      uuid[];
   v_hold     interval;
+  v_is_told  boolean;
   v_sequence bigint;
   v_count    bigint;
 begin
@@ -151,14 +152,23 @@ begin
   -- The hold outlasts the wait for a free slot, the slowest request of these
   -- queues, and the settle.  One number serves the batch: it only orders what is told about
   -- one task.
-  v_hold     := interval '30 seconds' + (
-    select max(s.request_timeout)
-    from pgsched.queues as q
-    join pgsched.external_systems as s
-      on s.name = q.external_system
-    where p_queues is null
-      or q.name = any (p_queues)
-  );
+  select interval '30 seconds' + max(s.request_timeout), bool_or('SCHEDULED' = any (s.push_statuses))
+  into v_hold, v_is_told
+  from pgsched.queues as q
+  join pgsched.external_systems as s
+    on s.name = q.external_system
+  where p_queues is null
+    or q.name = any (p_queues);
+
+  -- Before the number of the batch is drawn: who ignores the lower number must
+  -- not ignore the push itself.
+  if v_is_told then
+    perform pgsched.tell_statuses(
+      array(select row(u.id, 'SCHEDULED', null)::pgsched.status_news from unnest(v_ids) as u (id)),
+      v_now
+    );
+  end if;
+
   v_sequence := nextval('pgsched.status_sequence');
 
   return query
@@ -189,7 +199,7 @@ begin
   if v_count < cardinality(v_ids) then
     perform pgsched.finish_tasks(
       array(
-        select row(t.id, 'FAILED', 'its definition does not exist any more', null, null, null)::pgsched.task_end
+        select row(t.id, 'FAILED', 'its definition does not exist any more', null, null, null, null)::pgsched.task_end
         from pgsched.scheduled_tasks as t
         where t.id = any (v_ids)
           and t.status = 'PENDING'
@@ -215,22 +225,22 @@ create function pgsched.dispatch_targets()
     batch_size         integer,
     max_in_flight      integer,
     is_open            boolean,
-    is_limited         boolean
+    is_limited         boolean,
+    is_paused          boolean
   )
   language sql
   stable
 begin atomic
   select
     q.name, s.name, s.base_url, s.api_key_env, s.signing_secret_env, s.completion, s.request_timeout,
-    s.batch_size, s.max_in_flight, s.open_until is not null, q.max_in_flight is not null
+    s.batch_size, s.max_in_flight, s.open_until is not null, q.max_in_flight is not null, q.is_paused
   from pgsched.queues as q
   join pgsched.external_systems as s
     on s.name = q.external_system
-  where not q.is_paused
   order by q.name;
 end;
 
 comment on function pgsched.dispatch_targets() is
-  'The queues that may be claimed and where each leads.';
+  'The queues and where each leads.  One that is paused is not claimed, but its external system is still told of changes of status.';
 
 commit;

@@ -82,6 +82,7 @@ declare
   v_apply   pgsched.settlement[];
   v_stale   pgsched.settlement[];
   v_waiting uuid[];
+  v_ended   uuid[];
   v_ids     uuid[];
 begin
   if jsonb_typeof(p_settlements) is distinct from 'array' then
@@ -134,14 +135,19 @@ begin
   select
     array_agg(j.settlement) filter (where j.verdict = 'APPLY'),
     array_agg(j.settlement) filter (where j.verdict = 'STALE'),
-    array_agg((j.settlement).task_id) filter (where j.verdict = 'LOCKED')
-  into v_apply, v_stale, v_waiting
+    array_agg((j.settlement).task_id) filter (where j.verdict = 'LOCKED'),
+    array_agg((j.settlement).task_id) filter (where j.verdict = 'FINISHED' and (j.settlement).outcome = 'ACCEPTED')
+  into v_apply, v_stale, v_waiting, v_ended
   from judged as j;
 
   insert into pgsched.task_events (at, task_id, event, attempt, delivery_count, message, response_time)
   select v_now, s.task_id, s.outcome, s.attempt, s.delivery_count, s.error_msg, s.response_time
   from unnest(v_apply) as s
   where s.outcome in ('DEFERRED', 'RELEASED', 'REFUSED');
+
+  if v_ended is not null then
+    perform pgsched.tell_of_cancelled(v_ended, v_now);
+  end if;
 
   perform pgsched.accept_tasks(v_apply, v_now);
   perform pgsched.return_tasks(v_apply, v_now);
@@ -158,7 +164,7 @@ begin
   );
   perform pgsched.finish_tasks(
     array(
-      select row(s.task_id, 'FAILED', s.error_msg, null, null, null)::pgsched.task_end
+      select row(s.task_id, 'FAILED', s.error_msg, null, null, null, null)::pgsched.task_end
       from unnest(v_apply) as s
       where s.outcome = 'REFUSED'
     ),
@@ -243,7 +249,7 @@ begin
     select row(
       t.id, 'FAILED',
       format('undeliverable since %s, longer than the delivery_timeout of %s: %s', t.undelivered_since, x.delivery_timeout, s.error_msg),
-      null, null, null
+      null, null, null, null
     )::pgsched.task_end
     from pgsched.scheduled_tasks as t
     join unnest(p_settlements) as s

@@ -199,7 +199,7 @@ begin
     array_agg(
       row(
         (j.report).task_id, (j.report).status, left((j.report).error_msg, 8192), (j.report).output_ref,
-        (j.report).next_input, (j.report).stop_loop
+        (j.report).next_input, (j.report).stop_loop, true
       )::pgsched.task_end
     ) filter (where j.verdict = 'FINISH'),
     array_agg(

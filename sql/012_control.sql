@@ -101,7 +101,7 @@ begin
 
   perform pgsched.record_events(array[p_task_id], 'CANCELLED', v_reason, v_now);
   perform pgsched.finish_tasks(
-    array[row(p_task_id, 'CANCELLED', v_reason, null, null, null)::pgsched.task_end],
+    array[row(p_task_id, 'CANCELLED', v_reason, null, null, null, null)::pgsched.task_end],
     v_now
   );
 
@@ -110,7 +110,7 @@ end;
 $$;
 
 comment on function pgsched.cancel_task(uuid, text) is
-  'Cancel an unfinished task.  An executor that works on it learns so from the 409 to its next report.  Returns its status.';
+  'Cancel an unfinished task.  An executor that works on it is told, and learns so from the 409 to its next report as well.  Returns its status.';
 
 -- The same id comes back, as a new attempt with a fresh budget.
 create function pgsched.retry_task(p_task_id uuid)
@@ -180,6 +180,7 @@ begin
   );
 
   perform pgsched.record_events(array[p_task_id], 'OPERATOR_RETRY', 'was ' || v_task.status, v_now);
+  perform pgsched.tell_statuses(array[row(p_task_id, 'PENDING', v_task.error_msg)::pgsched.status_news], v_now);
 
   -- The retry of an old run holds up no later one.
   update pgsched.schedules as s
@@ -248,7 +249,7 @@ begin
 
   if v_round.status = 'PENDING' then
     perform pgsched.finish_tasks(
-      array[row(v_round.id, 'CANCELLED', 'loop stopped by ' || session_user, null, null, null)::pgsched.task_end],
+      array[row(v_round.id, 'CANCELLED', 'loop stopped by ' || session_user, null, null, null, null)::pgsched.task_end],
       v_now
     );
   else
@@ -292,12 +293,12 @@ begin
 
   get diagnostics v_count = row_count;
 
-  return v_count;
+  return v_count + pgsched.clean_status_pushes(p_limit, v_now);
 end;
 $$;
 
 comment on function pgsched.maintain(integer) is
-  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired.  Returns how many rows.';
+  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired and status pushes that were given up long ago, and give up those that nobody sends.  Returns how many rows.';
 
 -- Goes with the transaction, so that it works through a pooler and cannot be
 -- left behind.

@@ -498,7 +498,7 @@ begin
   perform pgsched.record_events(v_ids, 'CANCELLED', 'its schedule was deleted', v_now);
   perform pgsched.finish_tasks(
     array(
-      select row(c.id, 'CANCELLED', 'its schedule was deleted by ' || session_user, null, null, null)::pgsched.task_end
+      select row(c.id, 'CANCELLED', 'its schedule was deleted by ' || session_user, null, null, null, null)::pgsched.task_end
       from unnest(v_ids) as c (id)
     ),
     v_now

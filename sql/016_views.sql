@@ -18,7 +18,8 @@ create view pgsched.tasks as
     t.attempt, t.retry_count, t.max_retries, t.error_msg, t.output_ref, t.progress,
     t.definition_id, t.schedule_id, t.trace_id, t.loop_id, t.next_task_id, t.round_index, t.input_params,
     t.schedule_config, t.worker_id, t.delivery_count, t.lost_count, t.lapsed_attempt, t.undelivered_since,
-    t.started_at, t.dispatched_at, t.deadline_at, t.cancelled_at, t.created_by, t.created_at, t.finished_at
+    t.started_at, t.dispatched_at, t.deadline_at, t.cancelled_at, t.created_by, t.created_at, t.finished_at,
+    (select p.sequence from pgsched.status_pushes as p where p.task_id = t.id limit 1) is null as external_status_pushed
   from (
     select h.*, null::timestamptz as finished_at
     from pgsched.scheduled_tasks as h

@@ -58,6 +58,10 @@ CALLS = [
     "cancel with dependents",
     "free dependents",
     "delete a schedule",
+    "claim news",
+    "drop stale news",
+    "settle news",
+    "tell of cancelled",
 ]
 EXPLAIN = """
     load 'auto_explain';
@@ -67,7 +71,7 @@ EXPLAIN = """
     set auto_explain.log_nested_statements = on;
     set auto_explain.log_format = 'json';
 """
-HOT = ("scheduled_tasks", "task_instances", "schedules", "schedule_fires")
+HOT = ("scheduled_tasks", "task_instances", "schedules", "schedule_fires", "status_pushes")
 
 
 class Node(NamedTuple):
@@ -212,10 +216,32 @@ def exercise(sched: Sched, observer: Observer) -> None:
     single(sched, observer)
     repeated(sched, observer)
     dependent(sched, observer)
+    news(sched, observer)
     with observer.watching("next_due_in"):
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
         sched.call("expire_deadlines", BATCH)
+
+
+def news(sched: Sched, observer: Observer) -> None:
+    """What the external systems are told of tasks: of those that are to be retried, all is true."""
+    ended = sched.rows(
+        "select p.task_id::text as id from pgsched.status_pushes as p"
+        " where p.status <> 'PENDING' limit %s",
+        BATCH,
+    )
+    with observer.watching("tell of cancelled"):
+        sched.call("tell_of_cancelled", [row.id for row in ended], sched.now)
+    sched.conn.execute("update pgsched.status_pushes set attempt = 99 where status <> 'PENDING'")
+    with observer.watching("drop stale news"):
+        sched.call("drop_stale_pushes", [row.id for row in ended], sched.now)
+    with observer.watching("claim news"):
+        claimed = sched.claim_news(BATCH)
+    with observer.watching("settle news"):
+        sched.settle_news(*claimed[::2])
+        sched.settle_news(*claimed[1::2], outcome="DEFERRED", delay="1 hour")
+    with observer.watching("look at tasks"):
+        sched.rows("select * from pgsched.tasks limit %s", BATCH)
 
 
 def repeated(sched: Sched, observer: Observer) -> None:
@@ -402,3 +428,26 @@ def test_the_dependents_were_full_batches(
     for phase in PHASES:
         locked = [n.rows for n in seen[phase][call] if n.kind == "LockRows"]
         assert max(locked) == BATCH, phase
+
+
+def test_the_news_were_full_batches(seen: dict[str, dict[str, list[Node]]]) -> None:
+    for phase in PHASES[2:]:
+        locked = [n.rows for n in seen[phase]["claim news"] if n.kind == "LockRows"]
+        assert max(locked) == BATCH, phase
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_due_news_are_found_by_their_index(
+    seen: dict[str, dict[str, list[Node]]], phase: str
+) -> None:
+    assert "status_pushes_due_idx" in {node.used_index for node in seen[phase]["claim news"]}
+
+
+@pytest.mark.parametrize("phase", PHASES[2:])
+def test_whether_all_was_told_is_looked_up_for_each_task_that_is_shown(
+    seen: dict[str, dict[str, list[Node]]], phase: str
+) -> None:
+    looks = [n for n in seen[phase]["look at tasks"] if n.relation == "status_pushes"]
+
+    assert {node.used_index for node in looks} == {"status_pushes_task_idx"}
+    assert sum(node.rows for node in looks) <= BATCH

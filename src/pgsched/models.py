@@ -162,6 +162,7 @@ class ScheduledTask(_Row):
     created_by: str
     created_at: datetime
     finished_at: datetime | None = None
+    external_status_pushed: bool
 
 
 class TaskInstance(ScheduledTask):
@@ -171,7 +172,7 @@ class TaskInstance(ScheduledTask):
 
 
 class Target(NamedTuple):
-    """A queue that may be claimed and where it leads; see `dispatch_targets()`."""
+    """A queue and where it leads; see `dispatch_targets()`."""
 
     queue: str
     external_system: str
@@ -184,6 +185,7 @@ class Target(NamedTuple):
     max_in_flight: int | None
     is_open: bool
     is_limited: bool
+    is_paused: bool
 
 
 class ReportAnswer(NamedTuple):

@@ -39,6 +39,8 @@ class Targets:
         self._complaints: dict[str, str] = {}  # by queue
         self.queues: list[str] = []
         self.systems: dict[str, ExternalSystem] = {}  # by name
+        # By queue; where it leads is told of changes of status while it is paused, too.
+        self.reachable: dict[str, ExternalSystem] = {}
         self._systems: dict[str, ExternalSystem] = {}  # by queue
 
     def system_of(self, queue: str) -> ExternalSystem | None:
@@ -52,24 +54,27 @@ class Targets:
             return
         rows = await self._database.dispatch_targets()
         self.read_at = asked
-        self._systems = {}
+        self._systems, self.reachable = {}, {}
         for row in rows:
             try:
-                self._systems[row.queue] = self._resolve(row)
+                system = self._resolve(row)
             except ConfigError as exc:
                 self._complain(row.queue, str(exc))
-            else:
-                self._complaints.pop(row.queue, None)
+                continue
+            self._complaints.pop(row.queue, None)
+            if not row.is_paused:
+                self._systems[row.queue] = system
+            if self._is_ours(row.queue):
+                self.reachable[row.queue] = system
         self.systems = {system.name: system for system in self._systems.values()}
-        self.queues = [row.queue for row in rows if self._is_ours(row.queue)]
+        self.queues = [queue for queue in self._systems if self._is_ours(queue)]
 
     def _is_ours(self, queue: str) -> bool:
         wanted = self._settings.queues
-        return queue in self._systems and (wanted is None or queue in wanted)
+        return wanted is None or queue in wanted
 
     def _complain(self, queue: str, reason: str) -> None:
-        wanted = self._settings.queues
-        if (wanted is None or queue in wanted) and self._complaints.get(queue) != reason:
+        if self._is_ours(queue) and self._complaints.get(queue) != reason:
             self._complaints[queue] = reason
             log.warning("queue %s is not served: %s", queue, reason)
 

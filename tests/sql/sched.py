@@ -150,6 +150,37 @@ class Sched:
         query = "select * from pgsched.report_statuses(%s) order by report_index"
         return self.rows(query, Jsonb(list(reports)))
 
+    def claim_news(self, limit: int = 50, queues: list[str] | None = None) -> list[Any]:
+        """Claim what the external systems are to be told, in the order in which it is given."""
+        query = "select * from pgsched.claim_status_pushes(%s, %s, %s)"
+        found = self.rows(query, self.worker, limit, queues)
+        return [row._replace(task_id=str(row.task_id)) for row in found]
+
+    def settle_news(self, *pushes: Any, outcome: str = "ACKNOWLEDGED", **more: Any) -> int:
+        """Tell what became of messages; how many of them were still held."""
+        results = [
+            {"sequence": p.sequence, "push_count": p.push_count, "outcome": outcome, **more}
+            for p in pushes
+        ]
+        return int(self.call_json("settle_status_pushes", results))
+
+    def call_json(self, function: str, given: Any) -> Any:
+        return self.value(f"select pgsched.{function}(%s)", Jsonb(given, dumps=_dumps))
+
+    def outbox(self, task_id: str | None = None) -> list[Any]:
+        """What the external systems are still to be told, given up or not, oldest first."""
+        query = """
+            select p.*, p.status || ' ' || p.attempt as says
+            from pgsched.status_pushes as p
+            where p.task_id = %s or %s::uuid is null
+            order by p.sequence
+        """
+        return self.rows(query, task_id, task_id)
+
+    def says(self, task_id: str | None = None) -> list[str]:
+        """The outbox in short: each status with its attempt."""
+        return [row.says for row in self.outbox(task_id)]
+
     def tick(self, *ticks: dict[str, Any]) -> int:
         given = Jsonb(list(ticks), dumps=_dumps)
         return int(self.value("select pgsched.fire_schedules(%s)", given))

@@ -122,7 +122,7 @@ def test_accepted_of_a_delivery_that_its_worker_gave_up_is_stale(
     assert sched.snapshot() == before
 
 
-@pytest.mark.parametrize("state", ["DISPATCHED", "RUNNING", "SUCCESS", "FAILED", "CANCELLED"])
+@pytest.mark.parametrize("state", ["DISPATCHED", "RUNNING", "SUCCESS", "FAILED"])
 def test_accepted_again_changes_nothing_and_leaves_no_event(sched: Sched, state: str) -> None:
     case = prepare(sched, state)
     before, events = sched.snapshot(), sched.events(case.id)
@@ -131,6 +131,19 @@ def test_accepted_again_changes_nothing_and_leaves_no_event(sched: Sched, state:
     sched.settle(case.delivery)
 
     assert (sched.snapshot(), sched.events(case.id)) == (before, events)
+
+
+def test_accepted_of_a_cancelled_task_changes_only_that_the_executor_is_told_again(
+    sched: Sched,
+) -> None:
+    case = prepare(sched, "CANCELLED")
+    (before,), events = sched.snapshot(), sched.events(case.id)
+    sched.clock(SECOND)
+
+    assert sched.settle(case.delivery) is None
+
+    assert sched.snapshot() == [{**before, "external_status_pushed": False}]
+    assert sched.events(case.id) == events
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ def test_whatever_makes_a_task_due_wakes_the_workers(
 
 @pytest.mark.parametrize("outcome", ["RETRY", "DEFERRED"])
 def test_what_comes_back_much_later_wakes_nobody(sched: Sched, ears: Ears, outcome: str) -> None:
+    sched.call("define_external_system", "default", push_statuses=[])
     sched.define(retry_delay=HOUR)
     sched.schedule()
     claimed = sched.claim_one()
@@ -183,6 +184,17 @@ def test_what_comes_back_much_later_wakes_nobody(sched: Sched, ears: Ears, outco
     sched.settle(claimed, outcome, delay="1 hour")
 
     assert ears.heard() == 0
+
+
+def test_what_the_external_system_is_to_be_told_wakes_the_workers(sched: Sched, ears: Ears) -> None:
+    sched.define(retry_delay=HOUR)
+    sched.schedule()
+    claimed = sched.claim_one()
+    ears.forget()
+
+    sched.settle(claimed, "RETRY")
+
+    assert ears.heard() == 1
 
 
 def test_an_enqueue_that_meets_its_key_wakes_nobody(sched: Sched, ears: Ears) -> None:
