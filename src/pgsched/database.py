@@ -19,6 +19,7 @@ from pgsched.db import Connection, report_statuses, translated
 from pgsched.due import DueBackfill, DueGap, DueSchedule
 from pgsched.errors import Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
+from pgsched.news import StatusPush
 
 CHANNEL = "pgsched"
 # No call takes so long, in seconds, unless nobody answers.
@@ -36,6 +37,7 @@ _CLAIM = f"""
     left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
 """  # noqa: S608
 _TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608
+_NEWS = f"select {_columns(StatusPush, 'p')} from pgsched.claim_status_pushes(%s, %s, %s) as p"  # noqa: S608
 _DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules(%s, %s, %s) as s"  # noqa: S608
 _DUE_GAPS = f"select {_columns(DueGap, 'g')} from pgsched.due_gaps() as g"  # noqa: S608
 _DUE_BACKFILLS = f"select {_columns(DueBackfill, 'b')} from pgsched.due_backfills() as b"  # noqa: S608
@@ -167,6 +169,14 @@ class Database:
         """One answer for each report, in their order."""
         async with self.connection() as connection:
             return await report_statuses(connection, reports)
+
+    async def claim_news(self, worker_id: str, limit: int, queues: list[str]) -> list[StatusPush]:
+        rows = await self._rows(_NEWS, [worker_id, limit, queues])
+        return [StatusPush._make(row) for row in rows]
+
+    async def settle_news(self, results: list[dict[str, Json]]) -> int:
+        query = "select pgsched.settle_status_pushes(%s)"
+        return cast("int", await self._value(query, [Jsonb(results, dumps=orjson.dumps)]))
 
     # When to look, and where things go
 

@@ -10,6 +10,7 @@ from pgsched.answers import Answer
 from pgsched.batches import BatchAnswer, answers_of
 from pgsched.messages import Messages
 from pgsched.models import ClaimedTask, ExternalSystem
+from pgsched.news import StatusPush, batch_of, message_of
 from pgsched.posting import MAX_ANSWER, Poster
 from pgsched.transport import Http1Transport
 
@@ -60,3 +61,17 @@ class ExternalSystemClient:
         most = MAX_ANSWER + RESULT_BYTES * count
         whole, raw = await self._poster.post(system, BATCH_PATH, message, most)
         return answers_of(whole, raw, [task.id for task in tasks[:count]])
+
+    async def push_news(self, system: ExternalSystem, push: StatusPush) -> Answer:
+        """Tell *system* of one change of status."""
+        answer, _ = await self._poster.post(system, PUSH_PATH, message_of(push))
+        return answer
+
+    async def push_news_batch(
+        self, system: ExternalSystem, pushes: Sequence[StatusPush]
+    ) -> BatchAnswer:
+        """Tell *system* of as many changes, of different tasks, as one request can carry."""
+        message, count = batch_of(pushes)
+        most = MAX_ANSWER + RESULT_BYTES * count
+        whole, raw = await self._poster.post(system, BATCH_PATH, message, most)
+        return answers_of(whole, raw, [push.task_id for push in pushes[:count]])

@@ -28,12 +28,13 @@ from pgsched.scanner import ScheduleScanner
 from pgsched.settings import Settings, masked_dsn, secrets_of
 from pgsched.settler import Settler
 from pgsched.targets import Targets
+from pgsched.teller import StatusPusher
 from pgsched.ticker import Ticker
 
 log = logging.getLogger(__name__)
 
-# Claim, sweep, settle, tick, backfill, breakers, duties: none waits for another.
-CONNECTIONS = 7
+# Claim, sweep, settle, tick, backfill, breakers, news, duties: none waits for another.
+CONNECTIONS = 8
 # The last settles, after the last push.
 SETTLE_GRACE = 5.0
 
@@ -44,24 +45,23 @@ class Worker:
     def __init__(self, settings: Settings, handler: Handler | None = None) -> None:
         """*handler*, if given, is called with each task; see `HandlerClient`."""
         self._settings = settings
-        self._is_local = handler is not None
-        self._database = Database(
-            settings.database_url, size=CONNECTIONS, is_pooled=settings.poll_only
-        )
+        url, is_pooled = settings.database_url, settings.poll_only
+        self._database = Database(url, size=CONNECTIONS, is_pooled=is_pooled)
         # Renewing the lease must not wait for a connection.
-        self._heart = Database(settings.database_url, size=1, is_pooled=settings.poll_only)
+        self._heart = Database(url, size=1, is_pooled=is_pooled)
         self._transport = make_transport(settings.push_slots)
-        self._listener = Listener(settings.database_url)
+        self._listener = Listener(url)
         self.lease = Lease(self._heart, version(), settings.queues)
-        self._targets = Targets(self._database, settings, is_local=self._is_local)
+        self._targets = Targets(self._database, settings, is_local=handler is not None)
         self._settler = Settler(self._database)
-        wake = self._listener.subscribe()
+        client = None if handler else self._client()
+        wake, interval = self._listener.subscribe(), settings.schedule_scan_interval
         self._dispatcher = ScheduleDispatcher(
             self._database,
             self._targets,
             self.lease,
             self._settler,
-            client=None if handler else self._client(),
+            client=client,
             handler=handler,
             slots=settings.push_slots,
             has_room=wake,
@@ -73,16 +73,21 @@ class Worker:
             self._dispatcher,
             wake,
             batch=settings.max_pending_tasks_per_scan,
-            interval=settings.schedule_scan_interval,
+            interval=interval,
         )
-        interval = settings.schedule_scan_interval
         self._ticker = Ticker(self._database, self._listener.subscribe(), interval)
         self._backfiller = Backfiller(self._database, self._listener.subscribe(), interval)
+        self._pusher = client and self._make_pusher(client)
         self._loops: list[asyncio.Task[None]] = []
 
     def _client(self) -> ExternalSystemClient:
         secrets = secrets_of(self._settings.callback_secret)
         return ExternalSystemClient(self._transport, self._settings.public_url, secrets)
+
+    def _make_pusher(self, client: ExternalSystemClient) -> StatusPusher:
+        """A handler in this process has none: its news wait for a worker that pushes."""
+        wake = self._listener.subscribe()
+        return StatusPusher(self._database, client, self._targets, self.lease, wake)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set, then finish what is under way."""
@@ -99,7 +104,7 @@ class Worker:
             await self._abandon()
 
     async def start(self) -> None:
-        if self._settings.public_url is None and not self._is_local:
+        if self._settings.public_url is None and self._pusher:
             log.warning(
                 "PGSCHED_PUBLIC_URL is not set: pushes carry no callback_url, and what is accepted"
                 " must be reported by its task_id"
@@ -116,13 +121,19 @@ class Worker:
         self._spawn(forever(self._backfiller.step))
         for duty in Duties(self._database, self.lease).steps:
             self._spawn(forever(duty))
+        if self._pusher:
+            self._spawn(forever(self._pusher.step))
         await self._scanner.start()
 
     async def stop(self) -> None:
         """Drain: every task is settled or given back, if the database is there."""
         self._dispatcher.close()
+        if self._pusher:
+            self._pusher.close()
         await self._scanner.stop()
         await self._dispatcher.drain(self._settings.shutdown_grace_seconds)
+        if self._pusher:  # it had as long as the dispatcher, too
+            await self._pusher.drain(SETTLE_GRACE)
         try:
             async with asyncio.timeout(SETTLE_GRACE):
                 # What it was writing is written again, which is harmless.
@@ -136,6 +147,8 @@ class Worker:
     async def _abandon(self) -> None:
         await self._scanner.stop()
         await self._dispatcher.abandon()
+        if self._pusher:
+            await self._pusher.abandon()
         await end(self._loops)
         await self._transport.aclose()
         await self._database.close()

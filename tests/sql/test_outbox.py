@@ -188,7 +188,7 @@ def stale_report(sched: Sched) -> str:
     return task_id
 
 
-CHANGES = {
+CHANGES: dict[str, tuple[Change, list[str]]] = {
     "scheduled": (lambda sched: sched.schedule(), []),
     "claimed": (lambda sched: claimed(sched).id, []),
     "accepted": (of_claimed("ACCEPTED"), []),
