@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 
+from pgsched.testing import FakeExternalSystem
 from tests.receiver import Push, Receiver
 from tests.waiting import eventually
 from tests.working import Connection, StartWorker, schedule, statuses
@@ -122,3 +123,25 @@ def test_what_is_refused_is_given_up_and_said_so(
     query = "select given_up_at is not null, last_error from pgsched.status_pushes"
     eventually(lambda: db.execute(query).fetchone() == (True, "HTTP 422"))
     assert news(receiver, task) == ["CANCELLED"]
+
+
+def test_where_batches_are_taken_it_comes_in_batches(
+    db: Connection, start_worker: StartWorker
+) -> None:
+    with FakeExternalSystem() as fake:
+        db.execute(
+            "select pgsched.define_external_system('default', %s, p_batch_size => 20)", [fake.url]
+        )
+        tasks = schedule(db, 30)
+        start_worker()
+        eventually(lambda: statuses(db) == {"DISPATCHED": 30})
+
+        with db.transaction():
+            for task in tasks:
+                db.execute("select pgsched.cancel_task(%s)", [task])
+
+        told = fake.wait_for_news(30)
+        eventually(lambda: all_told(db))
+        assert {push.task_id for push in told} == set(tasks)
+        assert all(push.is_batched for push in told)
+        assert len({push.raw for push in told}) == 2
