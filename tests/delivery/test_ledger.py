@@ -1,0 +1,102 @@
+"""
+Every task ends as the contract says, whatever the receiver answers.
+
+It answers at random: 200, 202, 409, 429, 500, 503, a result, a reset, half an
+answer, none, or a late one; and reports what it has taken on time, late, twice,
+with the wrong attempt, or never.  Meanwhile one of two workers is killed.  Then
+what became of each task is held against what the receiver has written down.
+
+PGSCHED_TEST_DELIVERY_TASKS says how many tasks, by default TASKS; `make
+delivery` runs 20,000.  The answers come from PGSCHED_TEST_DELIVERY_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.delivery.checker import unheard, violations
+from tests.delivery.evidence import Case, Reply
+from tests.delivery.hostile import Habits
+from tests.delivery.world import knows_batches, world
+
+TASKS = 1500
+ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
+SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
+# Of the answers, so many may have come when their worker had just given up waiting.
+UNHEARD = 0.02
+# The worker that is killed holds as many tasks as it has slots, and as many again.
+LOST = 2 * 64
+BATCH_SIZE = 20
+
+
+@pytest.mark.timeout(120 + ASKED // 20)
+@pytest.mark.parametrize("batch_size", [1, BATCH_SIZE], ids=["single", "batch"])
+@pytest.mark.parametrize("completion", ["callback", "response"])
+def test_every_task_ends_as_the_contract_says(
+    postgresql: psycopg.Connection[Any],
+    dsn: str,
+    tmp_path: Path,
+    completion: str,
+    batch_size: int,
+) -> None:
+    if batch_size > 1 and not knows_batches(postgresql):
+        pytest.skip("external systems take no batches")
+    habits = Habits("", SEED, completion, request_timeout=0.5, silence=2.0)
+    began = time.monotonic()
+    with world(postgresql, dsn, tmp_path, habits, batch_size=batch_size) as it:
+        it.schedule(ASKED)
+        victim, _ = it.start_worker(), it.start_worker()
+        it.wait_until_unfinished(ASKED // 2, 30 + ASKED / 50)
+        victim.kill()
+        it.start_worker()
+        it.wait_until_unfinished(0, 90 + ASKED / 50)
+        ended = time.monotonic()
+        it.wait_for_the_executor()
+        cases = it.cases()
+    found = list(violations(it.terms, cases))
+
+    print(f"{completion}, {batch_size} a push: {ended - began:.1f} s; {summary(cases)}")
+    assert len(cases) == len(it.tasks) == ASKED
+    assert found[:20] == [], f"{len(found)} in all"
+    # What is excused must be little, or it is nothing that is proved.
+    assert sum(len(unheard(case)) for case in cases) < UNHEARD * len(it.ledger["deliveries"])
+    assert count_events(cases)["LOST"] <= LOST
+    assert missing(cases, batch_size) == set()
+
+
+def summary(cases: Sequence[Case]) -> str:
+    """What happened, in numbers."""
+    replies = Counter(d.reply for case in cases for d in case.deliveries)
+    reports = Counter(f"{r.status} {r.code}" for case in cases for r in case.reports)
+    events = count_events(cases)
+    statuses = Counter(case.task.status for case in cases if case.tasks)
+    not_heard = sum(len(unheard(case)) for case in cases)
+    told = (statuses, replies, reports, events)
+    return f"{[dict(sorted(one.items())) for one in told]}, {not_heard} answers unheard"
+
+
+def count_events(cases: Sequence[Case]) -> Counter[str]:
+    return Counter(event.event for case in cases for event in case.events)
+
+
+def missing(cases: Sequence[Case], batch_size: int) -> set[str]:
+    """What should have happened, or nothing was tested."""
+    happened = {d.reply for case in cases for d in case.deliveries}
+    happened |= {f"{r.status} {r.code}" for case in cases for r in case.reports}
+    happened |= {event.event for case in cases for event in case.events}
+    happened |= {case.task.status for case in cases}
+    expected = {str(reply) for reply in Reply} | {
+        *("SUCCESS 200", "SUCCESS 409", "SUCCESS 422", "FAILED 200", "FAILED 409", "RUNNING 200"),
+        *("SUCCESS", "FAILED", "RETRY", "DEFERRED", "LOST", "REPORT_REFUSED"),
+    }
+    if batch_size == 1:
+        expected -= {Reply.UNSAID}
+    return expected - happened

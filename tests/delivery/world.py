@@ -1,0 +1,246 @@
+"""Workers, an API and a hostile receiver as processes, around the database of a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.delivery.evidence import (
+    Case,
+    Claim,
+    Delivery,
+    End,
+    Event,
+    Report,
+    Task,
+    Terms,
+    gather,
+)
+from tests.delivery.hostile import Habits
+from tests.waiting import eventually
+
+Connection = psycopg.Connection[Any]
+
+LEASE = "5 seconds"
+RETRY_DELAY = "0.3 seconds"
+MAX_RETRIES = 3
+DEFINITION = "select pgsched.define_task('job', p_max_retries => %s, p_retry_delay => %s,"
+DEFINITION += " p_retry_backoff => 'fixed', p_timeout => %s)"
+
+# What the database writes down for us alone.
+#
+# An end draws a number of the sequence that claims draw theirs from, and that
+# the pushes carry.  It does so while its transaction holds the lock of the row
+# in `scheduled_tasks`; a claim draws its number after it has locked that same
+# row.  The lock puts the two in order, and what is drawn later is higher (the
+# sequence has no cache): a claim before the end has the lower number, and one
+# after it, which there must not be, has the higher.  A time would not do: a
+# claim takes it before it has any lock.
+#
+# `currval` is the number that the claim itself has drawn, in its own session.
+NOTES = """
+    create schema notes;
+    create table notes.claims (
+      task_id uuid, delivery_count integer, attempt integer, sequence bigint, at timestamptz
+    );
+    create table notes.ends (task_id uuid, status text, sequence bigint, at timestamptz);
+
+    create function notes.note_claim() returns trigger language plpgsql as $$
+    begin
+      insert into notes.claims values (
+        new.id, new.delivery_count, new.attempt, currval('pgsched.status_sequence'),
+        clock_timestamp()
+      );
+      return null;
+    end $$;
+
+    create function notes.note_end() returns trigger language plpgsql as $$
+    begin
+      insert into notes.ends values (
+        new.id, new.status, nextval('pgsched.status_sequence'), clock_timestamp()
+      );
+      return null;
+    end $$;
+
+    create trigger scheduled_tasks_after_update_note_claim
+      after update on pgsched.scheduled_tasks for each row
+      when (new.status = 'SCHEDULED' and old.status <> 'SCHEDULED')
+      execute function notes.note_claim();
+
+    create trigger task_instances_after_insert_note_end
+      after insert on pgsched.task_instances for each row
+      execute function notes.note_end();
+"""
+SCHEDULE = """
+    select
+      pgsched.schedule_immediate('job', p_input_params => jsonb_build_object('number', n))::text
+    from generate_series(%s::integer, %s) as n
+"""
+TASKS = """
+    select
+      id::text, status, attempt, retry_count, max_retries, delivery_count, lapsed_attempt, error_msg
+    from pgsched.tasks
+"""
+CLAIMS = """
+    select task_id::text, delivery_count, attempt, sequence, extract(epoch from at)::float
+    from notes.claims
+"""
+ENDS = "select task_id::text, status, sequence, extract(epoch from at)::float from notes.ends"
+EVENTS = """
+    select task_id::text, extract(epoch from at)::float, event, attempt, delivery_count,
+      coalesce(message, '')
+    from pgsched.task_events
+"""
+
+
+class Process:
+    """A process of ours, whose words go to a file."""
+
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def says(self, pattern: str) -> str:
+        """What it says, once it does."""
+
+        def found() -> re.Match[str] | None:
+            text = self._log.read_text()
+            assert self.process.poll() is None, text
+            return re.search(pattern, text, re.MULTILINE)
+
+        match = eventually(found)
+        assert match is not None
+        return match[1]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class World:
+    """Tasks in a database, and the processes that work on them."""
+
+    def __init__(
+        self, db: Connection, habits: Habits, start: Callable[..., Process], url: str
+    ) -> None:
+        self.terms = Terms(habits.completion, habits.silence)
+        self.tasks: list[str] = []
+        self.ledger: dict[str, Any] = {}
+        self._db = db
+        self._start = start
+        self._url = url
+
+    def start_worker(self) -> Process:
+        worker = self._start("pgsched", "worker")
+        worker.says("(is ready)")
+        return worker
+
+    def schedule(self, count: int) -> None:
+        first = len(self.tasks) + 1
+        rows = self._db.execute(SCHEDULE, [first, first + count - 1]).fetchall()
+        self.tasks += [row[0] for row in rows]
+
+    def unfinished(self) -> int:
+        row = self._db.execute("select count(*) from pgsched.scheduled_tasks").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def wait_until_unfinished(self, count: int, timeout: float) -> None:
+        """Until so many tasks are left."""
+        deadline = time.monotonic() + timeout
+        while (left := self.unfinished()) > count:
+            assert time.monotonic() < deadline, f"{left} tasks have not ended: {self._left()}"
+            time.sleep(0.1)
+
+    def _left(self) -> list[Any]:
+        query = f"{TASKS} where finished_at is null limit 5"
+        return self._db.execute(query.encode()).fetchall()
+
+    def wait_for_the_executor(self) -> None:
+        """Until it has reported all that it meant to."""
+
+        def is_done() -> bool:
+            with urllib.request.urlopen(f"{self._url}/ledger", timeout=60) as answer:
+                self.ledger = json.load(answer)
+            return bool(self.ledger["outstanding"] == 0)
+
+        while not is_done():
+            time.sleep(0.5)
+
+    def cases(self) -> list[Case]:
+        """All that is known, of each task."""
+        evidence: list[Any] = [Delivery(*fields) for fields in self.ledger["deliveries"]]
+        evidence += [Report(*fields) for fields in self.ledger["reports"]]
+        for query, kind in ((TASKS, Task), (CLAIMS, Claim), (ENDS, End), (EVENTS, Event)):
+            evidence += [kind(*row) for row in self._db.execute(query.encode())]
+        return gather(self.tasks, evidence)
+
+
+@contextmanager
+def world(
+    db: Connection, dsn: str, folder: Path, habits: Habits, *, batch_size: int = 1
+) -> Iterator[World]:
+    """A database that takes notes, an API and a receiver; the workers are the test's to start."""
+    db.autocommit = True
+    db.execute(NOTES)
+    db.execute(
+        "create or replace function pgsched.lease_term() returns interval"
+        f" language sql immutable return interval '{LEASE}'".encode()
+    )
+    db.execute(DEFINITION, [MAX_RETRIES, RETRY_DELAY, f"{habits.silence} seconds"])
+    with ExitStack() as stack:
+        environment = {"PGSCHED_DATABASE_URL": dsn, "PGSCHED_API_PORT": "0"}
+        started = 0
+
+        def start(*arguments: str) -> Process:
+            nonlocal started
+            started += 1
+            process = Process(folder / f"{started}.log", *arguments, **environment)
+            stack.callback(process.kill)
+            return process
+
+        api = start("pgsched", "serve").says(r"listens on (http://\S+)")
+        told = json.dumps(habits._replace(api=api)._asdict())
+        port = start("tests.delivery.hostile", told).says(r"^(\d+)$")
+        url = f"http://127.0.0.1:{port}"
+        define_system(db, url, habits, batch_size)
+        yield World(db, habits, start, url)
+
+
+def define_system(db: Connection, url: str, habits: Habits, batch_size: int) -> None:
+    """Lead the default queue to the receiver."""
+    db.execute(
+        "select pgsched.define_external_system('default', p_base_url => %s, p_completion => %s,"
+        " p_request_timeout => %s)",
+        [url, habits.completion, f"{habits.request_timeout} seconds"],
+    )
+    if batch_size > 1:
+        db.execute(
+            "select pgsched.define_external_system('default', p_base_url => %s,"
+            " p_completion => %s, p_request_timeout => %s, p_batch_size => %s)",
+            [url, habits.completion, f"{habits.request_timeout} seconds", batch_size],
+        )
+
+
+def knows_batches(db: Connection) -> bool:
+    """Whether an external system can be sent many tasks in one push."""
+    query = "select 'p_batch_size' = any (proargnames) from pg_proc where proname = %s"
+    return db.execute(query, ["define_external_system"]).fetchone() == (True,)
