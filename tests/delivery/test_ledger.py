@@ -5,6 +5,7 @@ It answers at random: 200, 202, 409, 429, 500, 503, a result, a reset, half an
 answer, none, or a late one; and reports what it has taken on time, late, twice,
 with the wrong attempt, or never.  Meanwhile one of two workers is killed.  Then
 what became of each task is held against what the receiver has written down.
+(Only when they are due is not as it would be: the last ones are hurried.)
 
 PGSCHED_TEST_DELIVERY_TASKS says how many tasks, by default TASKS; `make
 delivery` runs 20,000.  The answers come from PGSCHED_TEST_DELIVERY_SEED.
