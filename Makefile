@@ -48,7 +48,7 @@ db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 
 .PHONY: delivery
 delivery: $(READY) ## Hold 20,000 tasks against the ledger of a hostile receiver
-	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery/test_ledger.py
+	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery
 
 .PHONY: test-node-red
 test-node-red: $(READY) ## Run the tests against Node-RED (needs Node.js and npm)

@@ -143,8 +143,8 @@ def the_budget_is_kept(terms: Terms, case: Case) -> Iterator[str]:
     if len(retries) != task.retry_count:
         yield f"says {task.retry_count} retries, and its events say {len(retries)}"
     attempts = {delivery.attempt for delivery in case.deliveries}
-    if task.attempt > 1 + task.retry_count or len(attempts) > 1 + task.max_retries:
-        yield f"has {task.attempt} attempts, {len(attempts)} were delivered"
+    if len(attempts) > 1 + task.max_retries:
+        yield f"was delivered in {len(attempts)} attempts"
     if (failures := _failures(terms, case)) > 1 + task.max_retries:
         yield f"has failed {failures} times, and may {1 + task.max_retries} times"
 
@@ -180,6 +180,18 @@ def equal_keys_are_equal_executions(_: Terms, case: Case) -> Iterator[str]:
     attempts = [delivery.attempt for delivery in case.deliveries]
     if attempts != sorted(attempts):
         yield f"went back from one attempt to an earlier one: {attempts}"
+
+
+def a_new_key_is_a_new_execution(terms: Terms, case: Case) -> Iterator[str]:
+    """What was deferred, lost, or may have been accepted keeps its key."""
+    begun = [
+        event
+        for event in case.events
+        if event.event == "RETRY"
+        and not (terms.completion == "callback" and event.message.startswith("HTTP 500"))
+    ]
+    if case.task.attempt != 1 + len(begun):
+        yield f"is in attempt {case.task.attempt}, and {1 + len(begun)} executions were begun"
 
 
 def what_failed_is_not_run_again_with_its_key(terms: Terms, case: Case) -> Iterator[str]:
@@ -348,6 +360,7 @@ CLAUSES: Sequence[Clause] = (
     nothing_is_claimed_after_the_end,
     the_budget_is_kept,
     equal_keys_are_equal_executions,
+    a_new_key_is_a_new_execution,
     what_failed_is_not_run_again_with_its_key,
     a_success_is_never_lost,
     a_success_has_a_reason,

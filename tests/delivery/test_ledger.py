@@ -3,9 +3,10 @@ Every task ends as the contract says, whatever the receiver answers.
 
 It answers at random: 200, 202, 409, 429, 500, 503, a result, a reset, half an
 answer, none, or a late one; and reports what it has taken on time, late, twice,
-with the wrong attempt, or never.  Meanwhile one of two workers is killed.  Then
-what became of each task is held against what the receiver has written down.
-(Only when they are due is not as it would be: the last ones are hurried.)
+with the wrong attempt, or never.  Meanwhile one of two workers is killed, and
+the other one sleeps for longer than its lease, and goes on.  Then what became of
+each task is held against what the receiver has written down.  (Only when they
+are due is not as it would be: the last ones are hurried.)
 
 PGSCHED_TEST_DELIVERY_TASKS says how many tasks, by default TASKS; `make
 delivery` runs 20,000.  The answers come from PGSCHED_TEST_DELIVERY_SEED.
@@ -33,8 +34,8 @@ ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
 SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
 # Of the answers, so many may have come when their worker had just given up waiting.
 UNHEARD = 0.02
-# The worker that is killed holds as many tasks as it has slots, and as many again.
-LOST = 2 * 64
+# Two workers lose what they hold: as many tasks as they have slots, and as many again.
+LOST = 2 * (64 + 64)
 BATCH_SIZE = 20
 
 
@@ -54,10 +55,11 @@ def test_every_task_ends_as_the_contract_says(
     began = time.monotonic()
     with world(postgresql, dsn, tmp_path, habits, batch_size=batch_size) as it:
         it.schedule(ASKED)
-        victim, _ = it.start_worker(), it.start_worker()
+        victim, sleeper = it.start_worker(), it.start_worker()
         it.wait_until_unfinished(ASKED // 2, 30 + ASKED / 50)
         victim.kill()
         it.start_worker()
+        it.stop_for_longer_than_its_lease(sleeper)
         it.wait_until_unfinished(0, 90 + ASKED / 50)
         ended = time.monotonic()
         it.wait_for_the_executor()

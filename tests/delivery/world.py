@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -158,6 +159,14 @@ class World:
         worker.says("(is ready)")
         return worker
 
+    def stop_for_longer_than_its_lease(self, worker: Process) -> None:
+        """Let it sleep until others have all that it held; then it wakes up, and goes on."""
+        worker_id = worker.says(r"worker (\S+) is ready")
+        worker.process.send_signal(signal.SIGSTOP)
+        query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
+        eventually(lambda: not self._db.execute(query, [worker_id]).fetchall())
+        worker.process.send_signal(signal.SIGCONT)
+
     def schedule(self, count: int) -> None:
         first = len(self.tasks) + 1
         rows = self._db.execute(SCHEDULE, [first, first + count - 1]).fetchall()
@@ -186,16 +195,17 @@ class World:
         query = f"{TASKS} where finished_at is null limit 5"
         return self._db.execute(query.encode()).fetchall()
 
+    def read_ledger(self) -> None:
+        """What the receiver has written down so far."""
+        with urllib.request.urlopen(f"{self._url}/ledger", timeout=60) as answer:
+            self.ledger = json.load(answer)
+
     def wait_for_the_executor(self) -> None:
         """Until it has reported all that it meant to."""
-
-        def is_done() -> bool:
-            with urllib.request.urlopen(f"{self._url}/ledger", timeout=60) as answer:
-                self.ledger = json.load(answer)
-            return bool(self.ledger["outstanding"] == 0)
-
-        while not is_done():
+        self.read_ledger()
+        while self.ledger["outstanding"]:
             time.sleep(0.5)
+            self.read_ledger()
 
     def cases(self) -> list[Case]:
         """All that is known, of each task."""
