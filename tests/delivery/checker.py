@@ -270,7 +270,12 @@ def _was_over(case: Case, attempt: int, by: float) -> bool:
 def a_success_has_a_reason(terms: Terms, case: Case) -> Iterator[str]:
     if case.task.status != "SUCCESS":
         return
-    answered = (d.attempt for d in case.deliveries if is_success(terms, d))
+    # A late answer finds nobody, or a worker that slept and hears it when it wakes up.
+    answered = (
+        d.attempt
+        for d in case.deliveries
+        if is_success(terms, d) or (d.reply == Reply.LATE and d.written is not None)
+    )
     reported = (
         case.task.attempt if r.attempt is None else r.attempt
         for r in case.reports

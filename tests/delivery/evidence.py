@@ -23,7 +23,7 @@ class Reply(StrEnum):
     RESET = "reset"
     HALF = "half"  # of a 200 SUCCESS, and then a reset
     HANG = "hang"
-    LATE = "late"  # a 200 SUCCESS that nobody waits for any more
+    LATE = "late"  # a 200 SUCCESS that nobody waits for any more, unless asleep
     UNSAID = "unsaid"  # of a batch: nothing that is about this task
 
 

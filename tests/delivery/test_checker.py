@@ -368,6 +368,17 @@ def test_an_answer_that_was_not_heard_need_not_count() -> None:
     assert any("was answered 200 SUCCESS" in text for text in violations(CALLBACK, [case]))
 
 
+def test_a_late_answer_that_a_sleeping_worker_hears_may_count() -> None:
+    """But one that was written to nobody does not."""
+    case = retried()
+    case.reports.clear()
+    change(case.deliveries, 4, reply=Reply.LATE)
+    assert not any("nobody said so" in text for text in violations(CALLBACK, [case]))
+
+    change(case.deliveries, 4, written=None)
+    assert any("nobody said so" in text for text in violations(CALLBACK, [case]))
+
+
 def test_a_500_that_met_the_end_costs_nothing() -> None:
     """It was under way when the executor reported: nobody counts it any more."""
     case = retried()
