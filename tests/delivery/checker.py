@@ -235,7 +235,7 @@ def _about_reported_success(case: Case, report: Report) -> Iterator[str]:
     elif report.code == 422:
         if any(c.attempt >= attempt and c.at < report.sent for c in case.claims):
             yield f"refused {said}, as if it had never been pushed"
-    else:
+    elif report.code != 0:
         yield f"answered {report.code} to {said}"
 
 

@@ -49,7 +49,7 @@ class Report(NamedTuple):
     status: str
     sent: float
     answered: float
-    code: int  # as a report of its own would be answered; 0: nobody knows
+    code: int  # as a report of its own would be answered; 0: nobody knows, and it was sent again
     result: str | None  # the status of the task after it
 
 

@@ -57,7 +57,8 @@ class Executor:
     """
     Works on each execution once, however often it was pushed.
 
-    What it reports it sends in lists, and writes down how each was answered.
+    What it reports it sends in lists, and writes down how each was answered;
+    what was not answered it sends again.
     """
 
     def __init__(self, api: str, silence: float) -> None:
@@ -102,8 +103,11 @@ class Executor:
         try:
             response = await client.post(self._url, json=batch)
             results = response.raise_for_status().json()["results"]
-        except httpx.HTTPError:
+        except httpx.HTTPError:  # it may have been taken; whoever is not sure says it again
             results = [{"code": "PS000", "status": None}] * len(batch)
+            self.outstanding += len(batch)
+            for report in batch:
+                asyncio.get_running_loop().call_later(0.2, self._report, report)
         answered = time.time()
         for report, result in zip(batch, results, strict=True):
             code = int(result.get("code", "PS200").removeprefix("PS"))

@@ -271,7 +271,6 @@ DOCTORED: dict[str, list[tuple[Terms, Callable[[], Case], Doctor, str]]] = {
         ),
         (CALLBACK, retried, the("reports", 4, code=422), "as if it had never been pushed"),
         (CALLBACK, retried, the("reports", 3, code=404), "answered 404 to SUCCESS of attempt 2"),
-        (CALLBACK, retried, the("reports", 3, code=0), "answered 0 to SUCCESS of attempt 2"),
         (
             CALLBACK,
             refused,

@@ -4,9 +4,10 @@ Every task ends as the contract says, whatever the receiver answers.
 It answers at random: 200, 202, 409, 429, 500, 503, a result, a reset, half an
 answer, none, or a late one; and reports what it has taken on time, late, twice,
 with the wrong attempt, or never.  Meanwhile one of two workers is killed, and
-the other one sleeps for longer than its lease, and goes on.  Then what became of
-each task is held against what the receiver has written down.  (Only when they
-are due is not as it would be: the last ones are hurried.)
+the other one sleeps for longer than its lease, and goes on; with more tasks than
+TASKS all connections to the database break as well.  Then what became of each
+task is held against what the receiver has written down.  (Only when they are due
+is not as it would be: the last ones are hurried.)
 
 PGSCHED_TEST_DELIVERY_TASKS says how many tasks, by default TASKS; `make
 delivery` runs 20,000.  The answers come from PGSCHED_TEST_DELIVERY_SEED.
@@ -34,8 +35,9 @@ ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
 SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
 # Of the answers, so many may have come when their worker had just given up waiting.
 UNHEARD = 0.02
-# Two workers lose what they hold: as many tasks as they have slots, and as many again.
-LOST = 2 * (64 + 64)
+# Two workers lose what they hold: as many tasks as they have slots, as many again,
+# and a batch that was just being claimed.
+LOST = 2 * (64 + 64 + 100)
 BATCH_SIZE = 20
 
 
@@ -60,6 +62,9 @@ def test_every_task_ends_as_the_contract_says(
         victim.kill()
         it.start_worker()
         it.stop_for_longer_than_its_lease(sleeper)
+        if ASKED > TASKS:
+            it.wait_until_unfinished(ASKED // 5, 30 + ASKED / 50)
+            it.break_connections()
         it.wait_until_unfinished(0, 90 + ASKED / 50)
         ended = time.monotonic()
         it.wait_for_the_executor()

@@ -167,6 +167,13 @@ class World:
         eventually(lambda: not self._db.execute(query, [worker_id]).fetchall())
         worker.process.send_signal(signal.SIGCONT)
 
+    def break_connections(self) -> None:
+        """All that workers and API have to the database, in the midst of whatever they do."""
+        self._db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name like 'pgsched%' and datname = current_database()"
+        )
+
     def schedule(self, count: int) -> None:
         first = len(self.tasks) + 1
         rows = self._db.execute(SCHEDULE, [first, first + count - 1]).fetchall()
