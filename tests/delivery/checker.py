@@ -85,6 +85,17 @@ def _was_lost(case: Case, delivery: Delivery) -> bool:
     )
 
 
+def _was_spared(case: Case, delivery: Delivery) -> bool:
+    """Whether it was deferred, which an open breaker does with a probe that fails."""
+    number = case.number_of(delivery)
+    return any(e.delivery_count == number and e.event == "DEFERRED" for e in case.events)
+
+
+def spared(terms: Terms, case: Case) -> list[Delivery]:
+    """What should be counted, and was deferred."""
+    return [d for d in case.deliveries if is_counted(terms, d) and _was_spared(case, d)]
+
+
 def unheard(case: Case) -> list[Delivery]:
     """What was answered, and the worker says that it was not."""
     return [d for d in case.deliveries if d.written is not None and _was_missed(case, d)]
@@ -156,6 +167,8 @@ def _failures(terms: Terms, case: Case) -> int:
     for delivery in case.deliveries:
         if not is_counted(terms, delivery) or not was_heard(case, delivery):
             continue
+        if _was_spared(case, delivery):
+            continue
         if delivery.reply != Reply.ERROR or terms.completion == "response":
             ended.add(delivery.attempt)
         elif not _met_the_end(case, delivery):
@@ -201,7 +214,8 @@ def what_failed_is_not_run_again_with_its_key(terms: Terms, case: Case) -> Itera
             over.setdefault(report.attempt, report.answered)
     for delivery in case.deliveries:
         is_over = delivery.reply == Reply.FAILED or terms.completion == "response"
-        if is_over and is_counted(terms, delivery) and not _was_lost(case, delivery):
+        is_excused = _was_lost(case, delivery) or _was_spared(case, delivery)
+        if is_over and is_counted(terms, delivery) and not is_excused:
             over.setdefault(delivery.attempt, delivery.arrived + SETTLED)
     for claim in case.claims:
         if claim.at > over.get(claim.attempt, claim.at):

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.delivery.checker import unheard, violations
+from tests.delivery.checker import spared, unheard, violations
 from tests.delivery.evidence import Case, Reply
 from tests.delivery.hostile import Habits
 from tests.delivery.world import knows_batches, world
@@ -35,6 +35,8 @@ ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
 SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
 # Of the answers, so many may have come when their worker had just given up waiting.
 UNHEARD = 0.02
+# A breaker opens seldom, if at all, and a probe of it may fail.
+PROBES = 5
 # Two workers lose what they hold: as many tasks as they have slots, as many again,
 # and a batch that was just being claimed.
 LOST = 2 * (64 + 64 + 100)
@@ -77,6 +79,7 @@ def test_every_task_ends_as_the_contract_says(
         pytest.fail("\n".join([f"{len(found)} complaints", *found[:20], *stories(cases, found)]))
     # What is excused must be little, or it is nothing that is proved.
     assert sum(len(unheard(case)) for case in cases) < UNHEARD * len(it.ledger["deliveries"])
+    assert sum(len(spared(it.terms, case)) for case in cases) <= PROBES
     assert count_events(cases)["LOST"] <= LOST
     assert missing(cases, batch_size) == set()
 
@@ -89,7 +92,7 @@ def summary(cases: Sequence[Case]) -> str:
     statuses = Counter(case.task.status for case in cases if case.tasks)
     not_heard = sum(len(unheard(case)) for case in cases)
     told = (statuses, replies, reports, events)
-    return f"{[dict(sorted(one.items())) for one in told]}, {not_heard} answers unheard"
+    return f"{[dict(sorted(one.items())) for one in told]}, {not_heard} unheard"
 
 
 def stories(cases: Sequence[Case], found: Sequence[str]) -> Iterator[str]:
