@@ -47,7 +47,7 @@ db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 	@$(RUN) -m pgsched.devdb
 
 .PHONY: delivery
-delivery: $(READY) ## Hold 20,000 tasks against the ledger of a hostile receiver
+delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver
 	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery
 
 .PHONY: test-node-red

@@ -98,7 +98,8 @@ def spared(terms: Terms, case: Case) -> list[Delivery]:
 
 def unheard(case: Case) -> list[Delivery]:
     """What was answered, and the worker says that it was not."""
-    return [d for d in case.deliveries if d.written is not None and _was_missed(case, d)]
+    answered = [d for d in case.deliveries if d.written is not None and d.reply != Reply.UNSAID]
+    return [delivery for delivery in answered if _was_missed(case, delivery)]
 
 
 # The clauses
@@ -134,6 +135,15 @@ def every_delivery_was_claimed(_: Terms, case: Case) -> Iterator[str]:
     numbers = [claim.delivery_count for claim in case.claims]
     if numbers != list(range(1, case.task.delivery_count + 1)):
         yield f"counts {case.task.delivery_count} deliveries, and its claims are {numbers}"
+
+
+def what_a_batch_does_not_say_is_asked_alone(_: Terms, case: Case) -> Iterator[str]:
+    alone = {delivery.sequence for delivery in case.deliveries if not delivery.in_batch}
+    given_back = {e.delivery_count for e in case.events if e.event in ("RELEASED", "LOST")}
+    for delivery in case.deliveries:
+        is_unsaid = delivery.reply == Reply.UNSAID and delivery.sequence not in alone
+        if is_unsaid and case.number_of(delivery) not in given_back:
+            yield f"was not mentioned in a batch, and not asked alone with {delivery.sequence}"
 
 
 def nothing_is_claimed_after_the_end(_: Terms, case: Case) -> Iterator[str]:
@@ -376,6 +386,7 @@ def _signs(terms: Terms, case: Case, attempt: int) -> Iterator[float]:
 CLAUSES: Sequence[Clause] = (
     every_task_is_delivered,
     every_delivery_was_claimed,
+    what_a_batch_does_not_say_is_asked_alone,
     nothing_is_claimed_after_the_end,
     the_budget_is_kept,
     equal_keys_are_equal_executions,

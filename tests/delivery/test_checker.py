@@ -131,7 +131,30 @@ def answered() -> Case:
     )
 
 
+def in_batches() -> Case:
+    """Not mentioned, pushed alone at once, and deferred; then accepted, and done."""
+    batch = [
+        delivery(1, 1, 1.0, Reply.UNSAID)._replace(in_batch=True),
+        delivery(1, 1, 1.1, Reply.DOWN),
+        delivery(2, 1, 3.0, Reply.RESET, False)._replace(in_batch=True),
+        delivery(3, 1, 5.0, Reply.SUCCESS)._replace(in_batch=True),
+    ]
+    return Case(
+        T,
+        [Task(T, "SUCCESS", 1, 0, 3, 3, None, "HTTP 503")],
+        batch,
+        [],
+        [claim(1, 1, 1.0), claim(2, 1, 3.0), claim(3, 1, 5.0)],
+        [End(T, "SUCCESS", 14, 5.2)],
+        [
+            Event(T, 1.3, "DEFERRED", 1, 1, "HTTP 503"),
+            Event(T, 3.3, "DEFERRED", 1, 2, "the connection broke before the answer"),
+        ],
+    )
+
+
 STORIES = [(CALLBACK, retried), (CALLBACK, refused), (RESPONSE, exhausted), (RESPONSE, answered)]
+STORIES += [(CALLBACK, in_batches), (RESPONSE, in_batches)]
 
 
 @pytest.mark.parametrize(("terms", "story"), STORIES)
@@ -198,6 +221,10 @@ DOCTORED: dict[str, list[tuple[Terms, Callable[[], Case], Doctor, str]]] = {
         ),
         (CALLBACK, retried, task(delivery_count=6), "counts 6 deliveries"),
         (CALLBACK, retried, without("claims", 4), "which nobody claimed"),
+    ],
+    "what_a_batch_does_not_say_is_asked_alone": [
+        (CALLBACK, in_batches, without("deliveries", 1), "and not asked alone with 11"),
+        (CALLBACK, in_batches, the("deliveries", 1, in_batch=True), "not asked alone with 11"),
     ],
     "nothing_is_claimed_after_the_end": [
         (

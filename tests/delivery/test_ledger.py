@@ -28,7 +28,7 @@ import pytest
 from tests.delivery.checker import spared, unheard, violations
 from tests.delivery.evidence import Case, Reply
 from tests.delivery.hostile import Habits
-from tests.delivery.world import knows_batches, world
+from tests.delivery.world import world
 
 TASKS = 1500
 ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
@@ -53,8 +53,6 @@ def test_every_task_ends_as_the_contract_says(
     completion: str,
     batch_size: int,
 ) -> None:
-    if batch_size > 1 and not knows_batches(postgresql):
-        pytest.skip("external systems take no batches")
     habits = Habits("", SEED, completion, request_timeout=0.5, silence=2.0)
     began = time.monotonic()
     with world(postgresql, dsn, tmp_path, habits, batch_size=batch_size) as it:

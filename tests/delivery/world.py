@@ -36,6 +36,8 @@ Connection = psycopg.Connection[Any]
 LEASE = "5 seconds"
 RETRY_DELAY = "0.3 seconds"
 MAX_RETRIES = 3
+DEFINE_SYSTEM = "select pgsched.define_external_system('default', p_base_url => %s,"
+DEFINE_SYSTEM += " p_completion => %s, p_request_timeout => %s, p_batch_size => %s)"
 DEFINITION = "select pgsched.define_task('job', p_max_retries => %s, p_retry_delay => %s,"
 DEFINITION += " p_retry_backoff => 'fixed', p_timeout => %s)"
 
@@ -250,26 +252,6 @@ def world(
         told = json.dumps(habits._replace(api=api)._asdict())
         port = start("tests.delivery.hostile", told).says(r"^(\d+)$")
         url = f"http://127.0.0.1:{port}"
-        define_system(db, url, habits, batch_size)
+        timeout = f"{habits.request_timeout} seconds"
+        db.execute(DEFINE_SYSTEM, [url, habits.completion, timeout, batch_size])
         yield World(db, habits, start, url)
-
-
-def define_system(db: Connection, url: str, habits: Habits, batch_size: int) -> None:
-    """Lead the default queue to the receiver."""
-    db.execute(
-        "select pgsched.define_external_system('default', p_base_url => %s, p_completion => %s,"
-        " p_request_timeout => %s)",
-        [url, habits.completion, f"{habits.request_timeout} seconds"],
-    )
-    if batch_size > 1:
-        db.execute(
-            "select pgsched.define_external_system('default', p_base_url => %s,"
-            " p_completion => %s, p_request_timeout => %s, p_batch_size => %s)",
-            [url, habits.completion, f"{habits.request_timeout} seconds", batch_size],
-        )
-
-
-def knows_batches(db: Connection) -> bool:
-    """Whether an external system can be sent many tasks in one push."""
-    query = "select 'p_batch_size' = any (proargnames) from pg_proc where proname = %s"
-    return db.execute(query, ["define_external_system"]).fetchone() == (True,)
