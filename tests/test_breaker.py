@@ -57,6 +57,18 @@ async def test_one_good_answer_begins_the_count_anew() -> None:
     assert store.calls == []
 
 
+async def test_what_began_before_the_latest_good_answer_is_not_counted() -> None:
+    """All slots wait for answers that do not come; meanwhile one more push was answered."""
+    store = Store()
+    breaker = Breaker("crm", store)
+    await breaker.note(False, "HTTP 202", is_probe=False)
+
+    for _ in range(2 * THRESHOLD):
+        assert not await breaker.note(True, "no answer", is_probe=False, seconds=30.0)
+
+    assert await fail(breaker, THRESHOLD) == [False] * (THRESHOLD - 1) + [True]
+
+
 async def test_while_the_row_is_locked_it_stays_closed_and_asks_again() -> None:
     store = Store()
     store.is_locked = True

@@ -33,6 +33,7 @@ class Breaker:
         self._system = system
         self._store = store
         self._failures = 0
+        self._answered_at = float("-inf")
         self._is_asking = False
         self._changed_at = float("-inf")
         self.is_open = False
@@ -52,15 +53,26 @@ class Breaker:
             self._failures = 0
         self.is_open = is_open
 
-    async def note(self, is_fault: bool, reason: str, *, is_probe: bool) -> bool:
-        """Take in how a push went; whether the breaker has opened just now."""
-        self._failures = self._failures + 1 if is_fault else 0
+    async def note(
+        self, is_fault: bool, reason: str, *, is_probe: bool, seconds: float = 0.0
+    ) -> bool:
+        """Take in how a push went and how long it took; whether the breaker has opened just now."""
+        self._count(is_fault, seconds)
         if is_probe:
             await (self._keep_open(reason) if is_fault else self._close())
             return False
         if self.is_open or self._is_asking or self._failures < THRESHOLD:
             return False
         return await self._open(reason)
+
+    def _count(self, is_fault: bool, seconds: float) -> None:
+        now = monotonic()
+        if not is_fault:
+            self._failures, self._answered_at = 0, now
+        # Of many pushes at a time the slow ones end together, and those are the ones that
+        # nobody answers.  What began before the latest good answer says nothing new.
+        elif now - seconds >= self._answered_at:
+            self._failures += 1
 
     async def _open(self, reason: str) -> bool:
         failures, self._is_asking = self._failures, True

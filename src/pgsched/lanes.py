@@ -239,7 +239,9 @@ class Lane:
     async def _note(self, answer: Answer, *, is_probe: bool) -> None:
         self._complaints.hear(self.system, answer)
         try:
-            if await self._breaker.note(is_fault(answer), reason_of(answer), is_probe=is_probe):
+            told = (is_fault(answer), reason_of(answer))
+            seconds = answer.elapsed.total_seconds()
+            if await self._breaker.note(*told, is_probe=is_probe, seconds=seconds):
                 self.give_back()
         except PgschedError as exc:  # the next failure says it again
             log.warning("breaker of external system %s: %s", self.system.name, exc)
