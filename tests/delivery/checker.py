@@ -142,7 +142,8 @@ def what_a_batch_does_not_say_is_asked_alone(_: Terms, case: Case) -> Iterator[s
     given_back = {e.delivery_count for e in case.events if e.event in ("RELEASED", "LOST")}
     for delivery in case.deliveries:
         is_unsaid = delivery.reply == Reply.UNSAID and delivery.sequence not in alone
-        if is_unsaid and case.number_of(delivery) not in given_back:
+        is_over = case.number_of(delivery) in given_back or _was_missed(case, delivery)
+        if is_unsaid and not is_over:
             yield f"was not mentioned in a batch, and not asked alone with {delivery.sequence}"
 
 
