@@ -33,7 +33,7 @@ class Breaker:
         self._system = system
         self._store = store
         self._failures = 0
-        self._answered_at = float("-inf")
+        self.answered_at = float("-inf")  # the latest good answer, by the monotonic clock
         self._is_asking = False
         self._changed_at = float("-inf")
         self.is_open = False
@@ -68,10 +68,10 @@ class Breaker:
     def _count(self, is_fault: bool, seconds: float) -> None:
         now = monotonic()
         if not is_fault:
-            self._failures, self._answered_at = 0, now
+            self._failures, self.answered_at = 0, now
         # Of many pushes at a time the slow ones end together, and those are the ones that
         # nobody answers.  What began before the latest good answer says nothing new.
-        elif now - seconds >= self._answered_at:
+        elif now - seconds >= self.answered_at:
             self._failures += 1
 
     async def _open(self, reason: str) -> bool:

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 
-from pgsched.answers import Answer, deferral_of, is_deferral
+from pgsched.answers import Answer, Outcome, deferral_of, is_deferral
 from pgsched.models import ExternalSystem
 
 log = logging.getLogger(__name__)
+
+
+# A system is right again when nothing was wrong for so long, in seconds; what is wrong is
+# told again after a longer while.
+QUIET = 5.0
+REPEAT = 60.0
 
 
 class Complaints:
     """Remembers what was told last of one system; another status is another complaint."""
 
     def __init__(self) -> None:
-        self._told: int | None = None
+        self._told: dict[int, float] = {}  # when, by status
+        self._wrong_at = float("-inf")
 
     @property
     def is_silent(self) -> bool:
         """Whether there is nothing to take back."""
-        return self._told is None
+        return not self._told
 
     def hear(self, system: ExternalSystem, answer: Answer) -> None:
         """Tell of *answer* if it is news."""
+        now = monotonic()
         where = f"external system {system.name} ({system.base_url})"
-        if not is_deferral(answer):
-            if self._told is not None:
-                log.info("%s takes tasks again", where)
-            self._told = None
-        elif self._told != (answer.status_code or 0):
-            self._told = answer.status_code or 0
-            outcome = deferral_of(answer, 0)
-            if outcome.is_misconfigured:
-                log.error("%s is misconfigured: %s", where, outcome.reason)
-            else:
-                log.warning("%s takes no tasks: %s", where, outcome.reason)
+        if is_deferral(answer):
+            self._wrong_at = now
+            status = answer.status_code or 0
+            if now - self._told.get(status, float("-inf")) >= REPEAT:
+                self._told[status] = now
+                _complain(where, deferral_of(answer, 0))
+        elif self._told and now - self._wrong_at >= QUIET:
+            self._told = {}
+            log.info("%s takes tasks again", where)
+
+
+def _complain(where: str, outcome: Outcome) -> None:
+    if outcome.is_misconfigured:
+        log.error("%s is misconfigured: %s", where, outcome.reason)
+    else:
+        log.warning("%s takes no tasks: %s", where, outcome.reason)

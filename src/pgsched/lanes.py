@@ -201,8 +201,9 @@ class Lane:
         answer = await self._client.push_task_status(self.system, task)
         outcome = self._outcome(task, answer)
         self._settler.settle(task, outcome)
-        # The usual case costs nothing more.
-        if outcome.verdict not in GOOD or task.is_probe or not self._is_well:
+        if outcome.verdict in GOOD and self._is_well and not task.is_probe:
+            self._breaker.answered_at = monotonic()  # the usual case costs no more than this
+        else:
             await self._note(answer, is_probe=task.is_probe)
 
     async def _push_batch(self, batch: list[Held]) -> None:
