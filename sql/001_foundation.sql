@@ -33,28 +33,20 @@ comment on function pgsched.now() is
   'The one clock of pgsched: the time at the database.';
 
 -- 48 bits of milliseconds, then version, variant and 74 random bits: ids that
--- sort by creation and keep the right end of every index warm.
-create function pgsched.uuid7()
+-- sort by creation and keep the right end of every index warm.  The end of a
+-- random UUID of version 4 has the variant, and two bits more make the 4 a 7.
+create function pgsched.uuid7(p_at timestamptz default pgsched.now())
   returns uuid
   language sql
   volatile
   return encode(
-    set_bit(
-      set_bit(
-        overlay(
-          uuid_send(gen_random_uuid())
-          placing substring(int8send(floor(extract(epoch from pgsched.now()) * 1000)::bigint) from 3)
-          from 1 for 6
-        ),
-        52, 1
-      ),
-      53, 1
-    ),
+    substring(int8send((date_part('epoch', p_at) * 1000000)::bigint / 1000) from 3)
+      || set_bit(set_bit(substring(uuid_send(gen_random_uuid()) from 7), 4, 1), 5, 1),
     'hex'
   )::uuid;
 
-comment on function pgsched.uuid7() is
-  'A new UUID of version 7 (RFC 9562, 5.7), whose time is pgsched.now().';
+comment on function pgsched.uuid7(timestamptz) is
+  'A new UUID of version 7 (RFC 9562, 5.7) of this time.';
 
 create table pgsched.schema_migrations (
   version    integer     not null,

@@ -2,7 +2,8 @@
 --
 -- The write side: every function here runs in the caller's transaction, so a
 -- task exists if and only if the caller's own rows do.  None takes a lock
--- that another enqueue or a settle waits for.
+-- that another enqueue or a settle waits for.  A new trace is a plain random
+-- UUID: nothing is sorted by it.
 --
 --   schedule_immediate()   now
 --   schedule_delayed()     after a while
@@ -202,7 +203,7 @@ create function pgsched.enqueue_task(
 as $$
 declare
   v_now    timestamptz := pgsched.now();
-  v_id     uuid := pgsched.uuid7();
+  v_id     uuid := pgsched.uuid7(v_now);
   v_held   uuid;
   v_count  integer := 0;
   v_after  uuid[] := nullif(p_depends_on, '{}');
@@ -257,7 +258,7 @@ begin
     p_definition.max_retries,
     p_definition.id,
     p_schedule_id,
-    coalesce(p_trace_id, pgsched.uuid7()),
+    coalesce(p_trace_id, gen_random_uuid()),
     case when p_schedule_type in ('LOOP', 'INTERVAL_LOOP') then v_id end,
     v_params,
     v_config,
