@@ -610,7 +610,6 @@ as $$
 declare
   c_fields      constant text[] := '{definition, input_params, scheduled_time, delay, priority, queue, trace_id, idempotency_key, schedule_config}';
   v_now         timestamptz := pgsched.now();
-  v_field       text;
   v_tasks       pgsched.new_task[];
   v_ids         uuid[];
   v_names       text[];
@@ -627,7 +626,11 @@ begin
   end if;
 
   begin
-    v_tasks := array(select e from jsonb_populate_recordset(null::pgsched.new_task, p_tasks) as e);
+    select
+      array_agg(jsonb_populate_record(null::pgsched.new_task, e.task)),
+      min(e.n) filter (where e.task - c_fields <> '{}')
+    into v_tasks, v_bad
+    from jsonb_array_elements(p_tasks) with ordinality as e (task, n);
   exception
     when data_exception then
       perform pgsched.refuse_unreadable(p_tasks);
@@ -635,16 +638,13 @@ begin
       raise;
   end;
 
-  select e.n - 1, k.name
-  into v_bad, v_field
-  from jsonb_array_elements(p_tasks) with ordinality as e (task, n)
-  cross join lateral jsonb_object_keys(e.task - c_fields) as k (name)
-  order by e.n
-  limit 1;
-
-  if found then
+  if v_bad is not null then
     raise exception sqlstate 'PS422' using
-      message = format('tasks[%s].%s: no task has such a field', v_bad, v_field),
+      message = format(
+        'tasks[%s].%s: no task has such a field',
+        v_bad - 1,
+        (select k.name from jsonb_object_keys((p_tasks -> v_bad::integer - 1) - c_fields) as k (name) limit 1)
+      ),
       hint = 'There are ' || array_to_string(c_fields, ', ') || '.';
   end if;
 
@@ -701,7 +701,7 @@ begin
   end if;
 
   -- Sorted, so that tasks due at the same time run in the order given.
-  v_ids := array(select pgsched.uuid7() as id from generate_series(1, cardinality(v_tasks)) order by id);
+  v_ids := array(select pgsched.uuid7(v_now) as id from generate_series(1, cardinality(v_tasks)) order by id);
 
   if p_tasks @? '$[*].idempotency_key' then
     select
@@ -731,6 +731,7 @@ begin
     );
   end if;
 
+  -- In the order of the ids, which fills the pages of the primary key.
   insert into pgsched.scheduled_tasks (
     id, queue, priority, schedule_type, scheduled_time, execute_after, max_retries,
     definition_id, trace_id, input_params, schedule_config, created_at
@@ -744,7 +745,7 @@ begin
     greatest(t.scheduled_time, w.time, v_now),
     d.max_retries,
     d.id,
-    coalesce(t.trace_id, pgsched.uuid7()),
+    coalesce(t.trace_id, gen_random_uuid()),
     d.input_params || coalesce(t.input_params, '{}'),
     d.schedule_config || coalesce(t.schedule_config, '{}'),
     v_now
@@ -754,7 +755,8 @@ begin
   join unnest(v_names, v_definitions) as d (given)
     on d.given = t.definition
   cross join lateral (select v_now + make_interval(secs => t.delay)) as w (time)
-  where coalesce(t.held, t.id) = t.id;
+  where coalesce(t.held, t.id) = t.id
+  order by t.id;
 
   return coalesce(v_held, v_ids);
 end;
