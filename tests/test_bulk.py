@@ -113,6 +113,48 @@ async def test_one_that_the_database_refuses_takes_all_and_has_the_index_of_the_
     assert count_tasks(dsn) == 0
 
 
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"priority": 12}, r"^tasks\[27\]\.priority: "),
+        ({"input_params": {"a": {1, 2}}}, r"^tasks\[27\]: not JSON"),
+        ({"input_params": {"a": float("nan")}}, r"^tasks\[27\]\.input_params: .*nan"),
+        (3, r"^tasks\[27\]: "),
+    ],
+)
+async def test_one_that_is_wrong_here_has_the_index_of_the_whole_list_and_costs_no_transaction(
+    dsn: str, wrong: Any, message: str
+) -> None:
+    tasks: list[Any] = numbered(35)
+    tasks[27] = {**GOOD, **wrong} if isinstance(wrong, dict) else wrong
+
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        await scheduler.define_task(connection, "job")
+        with pytest.raises(Invalid, match=message):
+            await scheduler.schedule_many(connection, tasks)
+        await connection.commit()
+
+    assert count_tasks(dsn) == 0
+
+
+@pytest.mark.usefixtures("_small_chunks")
+async def test_a_call_that_needs_a_closer_look_is_written_as_the_others(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MAX_BYTES", 1000)
+    odd: dict[int, Any] = {3: None, 12: 2**70, 23: "\\u0000", 24: "null", 31: "x" * 2000}
+    tasks = numbered(40)
+    for n, value in odd.items():
+        tasks[n] = {"definition": "job", "input_params": {"n": value}, "priority": None}
+
+    ids = await scheduler.schedule_many(conn, tasks)
+
+    assert [task_row(dsn, task_id)["input_params"]["n"] for task_id in ids] == [
+        odd.get(n, n) for n in range(40)
+    ]
+
+
 async def test_every_field_arrives(dsn: str, conn: Connection) -> None:
     await conn.execute("select pgsched.define_queue('mail')")
     definition_id = UUID(await scheduler.define_task(conn, "job"))

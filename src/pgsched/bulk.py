@@ -7,12 +7,22 @@ and orjson, and Python looks only at what these two let pass.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Required
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+import orjson
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
 # pydantic reads no other before Python 3.12.
 from typing_extensions import TypedDict
@@ -37,19 +47,23 @@ _Text = Annotated[str, Field(min_length=1)]
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class _Task(TypedDict, total=False):
-    """NewTask, as it is checked."""
+    """NewTask, as it is checked and made ready for JSON."""
 
     definition: Required[Annotated[_Text, BeforeValidator(plain_id)]]
     input_params: dict[str, Json] | None
-    delay: Annotated[timedelta, Field(ge=ZERO, le=CENTURY)] | None
-    scheduled_time: Time | None
+    delay: (
+        Annotated[timedelta, Field(ge=ZERO, le=CENTURY), AfterValidator(timedelta.total_seconds)]
+        | None
+    )
+    scheduled_time: Annotated[Time, AfterValidator(datetime.isoformat)] | None
     priority: Priority | None
     queue: _Text | None
-    trace_id: Id | None
+    trace_id: Annotated[Id, AfterValidator(str)] | None
     idempotency_key: Annotated[_Text, Field(max_length=255)] | None
     schedule_config: dict[str, Json] | None
 
 
+_LIST = TypeAdapter(list[Any])
 _TASKS = TypeAdapter(list[_Task])
 
 
@@ -60,43 +74,52 @@ async def schedule_many(session: Session, tasks: Sequence[NewTask]) -> list[str]
     Raises:
         PgschedError: The message begins with the index and the field, as tasks[17].priority.
     """
+    calls = list(encoded(tasks))  # so that no mistake of the last is found after the first call
     ids: list[str] = []
     async with db.together(session):
-        for chunk in chunks(encoded(tasks)):
+        for call in calls:
             try:
-                ids += await db.schedule_many(session, b"[" + b",".join(chunk) + b"]")
+                ids += await db.schedule_many(session, call)
             except PgschedError as exc:
                 raise _counted_from(len(ids), exc) from exc
     return ids
 
 
-def encoded(tasks: Sequence[NewTask]) -> list[bytes]:
+def encoded(tasks: Sequence[NewTask]) -> Iterator[bytes]:
     """
-    Each task as JSON.
+    JSON arrays of at most MAX_TASKS with at most MAX_BYTES, or of one task.
 
     Raises:
-        Invalid: One is wrong; the message begins with the first, as tasks[17].priority.
+        Invalid: A task is wrong; the message begins with the first, as tasks[17].priority.
     """
+    for first, given in _checked(tasks):
+        with contextlib.suppress(TypeError):  # what orjson cannot is named, or done by another
+            call = orjson.dumps(given)
+            if len(call) <= MAX_BYTES and SUSPECT_NUL not in call and SUSPECT_NAN not in call:
+                yield call
+                continue
+        for chunk in chunks(_encode(first + n, task) for n, task in enumerate(given)):
+            yield b"[" + b",".join(chunk) + b"]"
+
+
+def _checked(tasks: Sequence[NewTask]) -> Iterator[tuple[int, list[Any]]]:
+    """The tasks of each call with the index of its first: what is made is soon gone again."""
+    first = 0
     try:
-        given = _TASKS.validate_python(tasks)
+        given = _LIST.validate_python(tasks)
+        for first in range(0, len(given), MAX_TASKS):
+            yield first, _TASKS.validate_python(given[first : first + MAX_TASKS])
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         if not error["loc"]:
             raise Invalid(f"tasks: {error['msg']}") from None
-        index = error["loc"][0]
         dot = "." if error["loc"][1:] else ": "
+        index = first + int(error["loc"][0])
         raise Invalid(f"tasks[{index}]{dot}{explain([error], skip=1)}") from None
-    return [_encode(index, task) for index, task in enumerate(given)]
 
 
 def _encode(index: int, task: Any) -> bytes:
     try:
-        if (delay := task.get("delay")) is not None:
-            task["delay"] = delay.total_seconds()
-        if (time := task.get("scheduled_time")) is not None:
-            task["scheduled_time"] = time.isoformat()
-        if (trace_id := task.get("trace_id")) is not None:
-            task["trace_id"] = str(trace_id)
         item = db.dumps(task)
     except (Invalid, RecursionError) as exc:
         raise Invalid(f"tasks[{index}]: {exc}") from None
