@@ -531,12 +531,17 @@ comment on function pgsched.refuse_task(bigint, pgsched.new_task, pgsched.task_d
   'Say what is wrong with one task of a list: PS404, PS409 or PS422.';
 
 -- What hold_key() does, for many.  The order of the keys is the same for all
--- callers, so that two of them never wait for each other in a circle.
+-- callers, so that two of them never wait for each other in a circle.  Each key
+-- is looked up by the primary key, however many others are held: the caller's
+-- enable_nestloop does not hold here.
 create function pgsched.hold_keys(p_indexes bigint[], p_keys pgsched.idempotency_keys[])
   returns uuid[]
   language plpgsql
   set enable_seqscan = off
   set enable_bitmapscan = off
+  set enable_nestloop = on
+  set enable_hashjoin = off
+  set enable_mergejoin = off
   set jit = off
   set plan_cache_mode = force_generic_plan
 as $$

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from pgsched.firing import tick_of
@@ -62,6 +63,9 @@ CALLS = [
     "drop stale news",
     "settle news",
     "tell of cancelled",
+    "a list with new keys",
+    "a list with keys again",
+    "a list with expired keys",
 ]
 EXPLAIN = """
     load 'auto_explain';
@@ -217,6 +221,7 @@ def exercise(sched: Sched, observer: Observer) -> None:
     repeated(sched, observer)
     dependent(sched, observer)
     news(sched, observer)
+    listed(sched, observer)
     with observer.watching("next_due_in"):
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
@@ -283,6 +288,32 @@ def dependent(sched: Sched, observer: Observer) -> None:
     sched.conn.execute(
         "delete from pgsched.scheduled_tasks where depends_on is not null and status = 'PENDING'"
     )
+
+
+def listed(sched: Sched, observer: Observer) -> None:
+    """What is done to a list of tasks with keys, where many others are held."""
+    sched.conn.execute(
+        "insert into pgsched.idempotency_keys (definition_id, key, task_id, input_hash, expires_at)"
+        " select d.id, 'held ' || n, gen_random_uuid(), '', pgsched.now() + interval '1 day'"
+        " from pgsched.task_definitions as d cross join generate_series(1, 10000) as n"
+        " where d.name = 'job'"
+    )
+    tasks = Jsonb([{"definition": "job", "idempotency_key": f"new {n}"} for n in range(BATCH)])
+    found = []
+    for call in ("new keys", "keys again", "expired keys"):
+        if call == "expired keys":  # which hold as long as their tasks are unfinished
+            sched.conn.execute(
+                "update pgsched.idempotency_keys set expires_at = pgsched.now()"
+                " where key like 'new %'"
+            )
+        with observer.watching(f"a list with {call}"):
+            found.append(sched.call("schedule_many", tasks))
+    assert found == found[:1] * 3
+    sched.conn.execute(
+        "delete from pgsched.scheduled_tasks where id in"
+        " (select task_id from pgsched.idempotency_keys where key like 'new %')"
+    )
+    sched.conn.execute("delete from pgsched.idempotency_keys")
 
 
 def single(sched: Sched, observer: Observer) -> None:
