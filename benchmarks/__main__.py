@@ -20,6 +20,7 @@ from benchmarks import (
     latency,
     memory,
     push,
+    reports,
     schedules,
     yardstick,
 )
@@ -34,6 +35,7 @@ PARTS = {
     "enqueue": enqueue.run,
     "bulk": bulk.run,
     "memory": memory.run,
+    "reports": reports.run,
     "schedules": schedules.run,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -106,6 +107,33 @@ def workers(dsn: str, url: str, count: int = 1, **environment: str) -> Iterator[
             child.terminate()
         for child in children:
             child.wait(60)
+
+
+@contextlib.contextmanager
+def api(dsn: str, **environment: str) -> Iterator[int]:
+    """An API process; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    settings = {"PGSCHED_DATABASE_URL": dsn, "PGSCHED_API_PORT": str(port)}
+    settings |= {"PGSCHED_LOG_LEVEL": "WARNING"} | environment
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pgsched", "serve"], env={**os.environ, **settings}
+    )
+    try:
+        _wait_for_api(port)
+        yield port
+    finally:
+        child.terminate()
+        child.wait(60)
+
+
+def _wait_for_api(port: int) -> None:
+    for _ in range(1500):
+        with contextlib.suppress(OSError):
+            get(f"http://127.0.0.1:{port}/health/ready")
+            return
+        time.sleep(0.02)
+    raise TimeoutError("the API does not answer")
 
 
 def _wait_for_workers(dsn: str, count: int) -> None:
