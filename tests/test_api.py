@@ -308,6 +308,13 @@ async def test_a_refused_report_leaves_an_event(dsn: str, client: Client) -> Non
     assert events_of(dsn, task_id) == ["REPORT_REFUSED"]
 
 
+async def test_a_report_is_posted_and_nothing_else(client: Client) -> None:
+    response = await client.put(f"/api/tasks/{NOBODY}/status", json={"status": "SUCCESS"})
+
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert response.json()["code"] == "METHOD_NOT_ALLOWED"
+
+
 async def test_a_list_of_reports_is_answered_one_by_one(dsn: str, client: Client) -> None:
     task_id = dispatched_task(dsn)
     wanted: list[Any] = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.types import Receive, Scope, Send
 
 from pgsched.api.guard import GRANTED, STATUS, JsonResponse, problem
 from pgsched.api.models import Problem, ReportResults, TaskState
@@ -22,14 +22,13 @@ MAX_REPORTS = 10_000
 class LeanRoute(APIRoute):
     """Hands the request to the endpoint as it is, which leaves more time for reports."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint = self.endpoint
-
-        async def handle(request: Request) -> Response:
-            response: Response = await endpoint(request, **request.path_params)
-            return response
-
-        return handle
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # says which ones are allowed
+            return
+        request = Request(scope, receive)
+        response: Response = await self.endpoint(request, **request.path_params)
+        await response(scope, receive, send)
 
 
 router = APIRouter(tags=["reports"], route_class=LeanRoute)
