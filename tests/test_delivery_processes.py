@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pgsched.testing import FakeExternalSystem, Push, Reply
+from pgsched.testing import Answer, FakeExternalSystem, Push
 from tests.receiver import Receiver
 from tests.waiting import eventually
 from tests.working import Connection, StartWorker, schedule, statuses
@@ -27,6 +27,10 @@ def define(db: Connection, name: str, url: str, **given: object) -> None:
     db.execute("select pgsched.define_queue(%s, %s)", [name, name])
 
 
+def is_batched(push: Push) -> bool:
+    return push.path.endswith("/batch")
+
+
 def breaker(db: Connection, name: str) -> tuple[bool, int, str | None]:
     query = "select open_until is not null, open_count, open_reason from pgsched.external_systems"
     row = db.execute(f"{query} where name = %s".encode(), [name]).fetchone()
@@ -41,23 +45,23 @@ def test_tasks_go_in_batches_each_with_an_answer_of_its_own(
     tasks = schedule(db, 200)
     done, refused, left = tasks[0], tasks[1], tasks[2]
 
-    def answer(push: Push) -> Reply | int:
-        said = {
-            done: Reply(200, {"status": "SUCCESS", "output_ref": "s3://done"}),
-            refused: Reply(422, {"error_msg": "no such customer"}),
+    def answer(push: Push) -> Answer:
+        said: dict[str, Answer] = {
+            done: (200, {"status": "SUCCESS", "output_ref": "s3://done"}),
+            refused: (422, {"error_msg": "no such customer"}),
         }
         return said.get(push.task_id, 202)
 
-    fake.answer = answer
+    fake.answer(answer)
     start_worker()
 
     eventually(lambda: statuses(db) == {"SUCCESS": 1, "FAILED": 1, "DISPATCHED": 198})
-    assert fake.requests < 100
-    assert fake.executions == {f"{task}:1" for task in tasks}
+    assert len({push.delivery for push in fake.pushes}) < 100
+    assert set(fake.executions) == {f"{task}:1" for task in tasks}
     query = "select output_ref, error_msg from pgsched.tasks where id = %s"
     assert db.execute(query, [done]).fetchone() == ("s3://done", None)
     assert db.execute(query, [refused]).fetchone() == (None, "HTTP 422: no such customer")
-    assert [push.is_batched for push in fake.of(left)] == [True]
+    assert [is_batched(push) for push in fake.of(left)] == [True]
     event = db.execute(
         "select message, response_time > '0' from pgsched.task_events where task_id = %s"
         " and event = 'REFUSED'",
@@ -69,14 +73,14 @@ def test_tasks_go_in_batches_each_with_an_answer_of_its_own(
 def test_a_receiver_that_takes_no_batches_gets_single_pushes(
     db: Connection, start_worker: StartWorker
 ) -> None:
-    with FakeExternalSystem(takes_batches=False) as fake:
+    with FakeExternalSystem(batches=False) as fake:
         define(db, "default", fake.url, batch_size=20)
         tasks = schedule(db, 100)
         worker = start_worker()
         eventually(lambda: statuses(db) == {"DISPATCHED": 100})
 
         assert {push.task_id for push in fake.pushes} == set(tasks)
-        assert not any(push.is_batched for push in fake.pushes)
+        assert not any(is_batched(push) for push in fake.pushes)
         assert "takes single tasks only" in worker.log
         query = "select sum(retry_count), max(delivery_count) from pgsched.tasks"
         assert db.execute(query).fetchone() == (0, 1)
@@ -85,7 +89,8 @@ def test_a_receiver_that_takes_no_batches_gets_single_pushes(
 def test_a_change_of_the_system_takes_effect_without_a_restart(
     db: Connection, fake: FakeExternalSystem, start_worker: StartWorker
 ) -> None:
-    with FakeExternalSystem(200) as other:
+    with FakeExternalSystem() as other:
+        other.answer(200)
         define(db, "default", fake.url)
         start_worker()
         schedule(db, 1)
@@ -95,7 +100,7 @@ def test_a_change_of_the_system_takes_effect_without_a_restart(
 
         def arrives_there() -> bool:
             schedule(db, 30)
-            return any(push.is_batched for push in other.pushes)
+            return any(is_batched(push) for push in other.pushes)
 
         eventually(arrives_there)
         eventually(lambda: not statuses(db).keys() & {"PENDING", "SCHEDULED"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ from pydantic_core import PydanticUndefined
 
 from pgsched.cli import app
 from pgsched.settings import PREFIX, Settings
+from pgsched.testing import FakeExternalSystem
+from tests.test_external import Recorder, system
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*/*.md")])
 
 Connection = psycopg.Connection[Any]
 
@@ -294,6 +297,37 @@ def test_every_flag_of_a_command_is_documented(name: str) -> None:
     common = {"--database-url", "--help"}
 
     assert set(re.findall(r"`(--[\w-]+)`", sections(PAGE)[name])) == flags - common
+
+
+# Executors
+
+EXECUTORS = sections(read("executors.md"))
+
+
+def rows_named(section: str) -> set[str]:
+    """What the first cells of a section's tables name."""
+    cells = re.findall(r"^\| (.+?) \|", EXECUTORS[section], re.MULTILINE)
+    return set(re.findall(r"`(?:…\()?(\w+)", " ".join(cells)))
+
+
+async def test_every_field_and_header_of_a_push_is_documented() -> None:
+    recorder = Recorder()
+    body = await recorder.body(to=system("https://crm.example")._replace(secrets=(b"s" * 32,)))
+    [request] = recorder.requests
+    said_of_http = {"host", "user-agent", "accept", "content-type", "content-length"}
+
+    fields = body.keys() - {"metadata"} | body["metadata"].keys()
+    assert rows_named("What is sent") - {"metadata"} >= fields
+    named = set(re.findall(r"`([\w-]+)`", EXECUTORS["What is sent"].lower()))
+    assert {name.lower() for name in request.headers} - said_of_http - named == set()
+
+
+def test_the_test_double_is_documented() -> None:
+    parameters = inspect.signature(FakeExternalSystem).parameters.keys()
+    there = {name for name in dir(FakeExternalSystem()) if not name.startswith("_")}
+
+    written = set(re.findall(r"(?<=[`(. ])(\w+)(?=[`(=])", EXECUTORS["Tests"]))
+    assert (parameters | there) - {"url"} - written == set()
 
 
 # The rest

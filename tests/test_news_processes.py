@@ -140,8 +140,9 @@ def test_where_batches_are_taken_it_comes_in_batches(
             for task in tasks:
                 db.execute("select pgsched.cancel_task(%s)", [task])
 
-        told = fake.wait_for_news(30)
+        fake.wait_until(lambda: len(fake.news) >= 30)
+        told = fake.news
         eventually(lambda: all_told(db))
         assert {push.task_id for push in told} == set(tasks)
-        assert all(push.is_batched for push in told)
+        assert all(push.path.endswith("/batch") for push in told)
         assert len({push.raw for push in told}) == 2

@@ -15,16 +15,21 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from hashlib import sha256
-from time import time
 
 PREFIX = "whsec_"
 # As the specification has it.
 MIN_BYTES, MAX_BYTES = 24, 64
-# How far the clocks of sender and receiver may differ, in seconds.
-TOLERANCE = 300
 HOW_TO = f"use {PREFIX} and the base64 of {MIN_BYTES} to {MAX_BYTES} random bytes"
+# As the public libraries of Standard Webhooks have it.
+TOLERANCE = timedelta(minutes=5)
+
+
+class BadSignature(ValueError):
+    """A message that is not to be trusted; the text says why, and no secret."""
 
 
 def read_secrets(text: str) -> tuple[bytes, ...]:
@@ -60,56 +65,47 @@ def webhook_headers(
     Args:
         timestamp: Of this attempt to deliver, in seconds since 1970.
     """
-    signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
-    signatures = (b"v1," + base64.b64encode(_mac(secret, signed)) for secret in secrets)
+    name, at = message_id.encode(), b"%d" % timestamp
     return [
-        (b"webhook-id", message_id.encode()),
-        (b"webhook-timestamp", b"%d" % timestamp),
-        (b"webhook-signature", b" ".join(signatures)),
+        (b"webhook-id", name),
+        (b"webhook-timestamp", at),
+        (b"webhook-signature", b" ".join(_signatures(secrets, name, at, body))),
     ]
 
 
-class SignatureError(ValueError):
-    """A message that was not signed as it should be; it says why."""
-
-
 def verify(
-    secrets: Sequence[bytes],
+    secrets: str | Sequence[bytes],
     headers: Mapping[str, str],
     body: bytes,
     *,
-    tolerance: float = TOLERANCE,
-    now: float | None = None,
+    tolerance: timedelta = TOLERANCE,
 ) -> None:
     """
-    Check a signature as receivers do (Standard Webhooks, "Verifying signatures").
+    Return if *body* came from one who has one of the secrets, and not long ago.
+
+    For executors, and for all that speak Standard Webhooks
+    (https://github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md):
+    signatures of other versions than v1 are passed over, and one that fits is enough.
 
     Args:
-        secrets: Any of them may have signed it; see `read_secrets()`.
-        headers: Of the request, by their names in lower case.
-        body: Of the request, byte for byte.
-        tolerance: How old, or how far in the future, it may be, in seconds.
-        now: Seconds since 1970; None: the clock of this machine.
+        secrets: As `read_secrets()` takes or returns them.
+        headers: Of the request; their names in any case.
+        body: Exactly the bytes that came, before anyone has parsed them.
+        tolerance: How far the time of the message may be from ours, either way.
 
     Raises:
-        SignatureError: A header is missing, it is too old, or no secret made the signature.
+        BadSignature: It did not; the text says what is wrong with it.
+        ValueError: The secrets are none.
     """
-    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
-    if missing := [name for name in names if not headers.get(name)]:
-        raise SignatureError(f"the header {missing[0]} is missing")
-    message_id, timestamp, signatures = (headers[name] for name in names)
-    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
-        raise SignatureError("webhook-timestamp is no number of seconds")
-    if abs((time() if now is None else now) - int(timestamp)) > tolerance:
-        raise SignatureError(f"webhook-timestamp is more than {tolerance:g} s off")
-    signed = b"%s.%s.%s" % (message_id.encode(), timestamp.encode(), body)
-    right = [b"v1," + base64.b64encode(_mac(secret, signed)) for secret in secrets]
-    found = False
-    for given in signatures.split():  # all of them: the time it takes tells nothing
-        for one in right:
-            found |= hmac.compare_digest(given.encode(), one)
-    if not found:
-        raise SignatureError("no signature is by one of the secrets")
+    if isinstance(secrets, str):
+        secrets = read_secrets(secrets)
+    name, at, signature = _read_headers(headers, tolerance)
+    given, fits = [_bytes(word) for word in signature.split()], False
+    for right in _signatures(secrets, _bytes(name), at.encode(), body):
+        for one in given:  # all of them: the time it takes tells nothing
+            fits |= hmac.compare_digest(one, right)
+    if not fits:
+        raise BadSignature("webhook-signature fits none of the secrets")
 
 
 def callback_token(secret: bytes, task_id: str, attempt: int) -> str:
@@ -128,6 +124,31 @@ def attempt_of(token: str, secrets: Sequence[bytes], task_id: str) -> int | None
         right = callback_token(secret, task_id, attempt)
         found |= hmac.compare_digest(token.encode(), right.encode())
     return attempt if found else None
+
+
+def _read_headers(headers: Mapping[str, str], tolerance: timedelta) -> tuple[str, str, str]:
+    """Id, time and signatures of a message that is not too old."""
+    found = {name.lower(): value for name, value in headers.items()}
+    name, at, signature = (found.get(f"webhook-{n}", "") for n in ("id", "timestamp", "signature"))
+    if not (name and at and signature):
+        raise BadSignature("webhook-id, webhook-timestamp or webhook-signature is missing")
+    if not (at.isascii() and at.isdigit() and len(at) <= 12):
+        raise BadSignature("webhook-timestamp is not in seconds since 1970")
+    if abs(time.time() - int(at)) > tolerance.total_seconds():
+        raise BadSignature(
+            "webhook-timestamp is too far from now: an old message, or a wrong clock"
+        )
+    return name, at, signature
+
+
+def _signatures(secrets: Sequence[bytes], name: bytes, at: bytes, body: bytes) -> list[bytes]:
+    signed = b"%s.%s.%s" % (name, at, body)
+    return [b"v1," + base64.b64encode(_mac(secret, signed)) for secret in secrets]
+
+
+def _bytes(text: str) -> bytes:
+    # What no header can hold fits nothing; it need not be an error of its own.
+    return text.encode(errors="replace")
 
 
 def _mac(secret: bytes, message: bytes) -> bytes:

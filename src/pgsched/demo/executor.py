@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 
 
 class Executor:
-    """Accepts with 202, drops what it has seen, and reports RUNNING, then how it ended."""
+    """Accepts with 202, runs what it has not seen, and reports RUNNING, then how it ended."""
 
     def __init__(self) -> None:
         self._http = httpx.AsyncClient(timeout=10)
@@ -27,7 +27,7 @@ class Executor:
 
     async def accept(self, request: Request) -> Response:
         push = await request.json()
-        if push["status"] != "READY_FOR_EXECUTION":  # news of a task, and nothing to run
+        if push["status"] != "READY_FOR_EXECUTION":  # news of a task: nothing to run
             return Response(status_code=202)
         await asyncio.sleep(push["metadata"]["content"].get("answer_after", 0))
         key = request.headers["Idempotency-Key"]

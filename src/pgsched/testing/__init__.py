@@ -1,198 +1,222 @@
 """
-A stand-in for an external system, to test what schedules tasks.
+A test double of an external system, for those who test what they built on pgsched.
 
-    with FakeExternalSystem(reports="SUCCESS") as system:
-        ...  # a worker whose PGSCHED_EXTERNAL_SYSTEM_URL is system.url
-        [push] = system.wait_for(1)
-        assert push.body["metadata"]["input_params"] == {"order": 4711}
+    with FakeExternalSystem(secrets="whsec_…") as system:
+        system.answer(503, 202)  # the first push is deferred
+        ...  # a worker with PGSCHED_EXTERNAL_SYSTEM_URL=system.url
+        first, second = system.wait_for(2)
+        system.report(second, "SUCCESS", output_ref="s3://bucket/4711")
 
-It is a real HTTP server on the loopback, in a thread, that keeps all it was
-sent and answers as the test says.
+It is a real HTTP server on loopback, in threads of its own.  Its methods block:
+where worker or API are in the event loop of the test, call them in a thread, as
+`await asyncio.to_thread(system.wait_for, 2)`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Event
+from typing import Any, Literal, Self, TypeVar
 
-import httpx
-import orjson
+from pgsched.testing.pushes import (
+    BATCH_PATH,
+    PUSH_PATH,
+    READY,
+    RESET,
+    Answer,
+    Push,
+    Refusal,
+    Said,
+    read_pushes,
+    said,
+)
+from pgsched.testing.reports import Report, Reporter
+from pgsched.testing.server import LoopbackServer, Reply, Request
 
-from pgsched.external import BATCH_PATH, PUSH_PATH
-from pgsched.signing import SignatureError, read_secrets, verify
-from pgsched.testing.pushes import RESET, Push, Reply
-from pgsched.testing.server import Server
+__all__ = ["RESET", "Answer", "FakeExternalSystem", "Push", "Report"]
 
-__all__ = ["RESET", "FakeExternalSystem", "Push", "Reply"]
-
-# A reply, or a status alone; or a function that says so of each push.
-Answer = Reply | int
-Answering = Answer | Callable[[Push], Answer]
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 class FakeExternalSystem:
     """
-    Takes pushes, alone and in batches, and keeps them.
+    Keeps every push, answers as told (202 until then), and can report back.
 
-    Use it as a context manager.  `answer` may be changed at any time.
+    What it answers may be changed at any time.  What went wrong in one of its
+    threads, as in a function of the test, is raised at the end of `with`.
     """
 
     def __init__(
         self,
-        answer: Answering = 202,
         *,
+        secrets: str | Sequence[bytes] | None = None,
         api_key: str | None = None,
-        secrets: str | None = None,
-        takes_batches: bool = True,
-        reports: str | None = None,
-        reports_with: str | None = None,
+        report_key: str | None = None,
+        batches: bool = True,
+        reports: Literal["SUCCESS", "FAILED", "CANCELLED"] | None = None,
+        dedupe: bool = True,
     ) -> None:
         """
         Args:
-            answer: What a push is answered: a status, a `Reply`, or a function of the push.
-            api_key: The bearer token that a request must carry, else it is answered 401.
-            secrets: With which a request must be signed, as in `signing_secret_env`; else 401.
-            takes_batches: False answers 404 to them.
-            reports: SUCCESS or FAILED: what is answered 2xx is reported RUNNING, then this.
-            reports_with: The API key to report with; None: the callback_token of the push.
-
-        Raises:
-            ValueError: *secrets* holds none.
+            secrets: Pushes must be signed with one of them (`signing.verify()`), else 401.
+            api_key: Pushes must carry it as bearer, else 401.
+            report_key: What reports carry when the push brings no callback_token.
+            batches: Whether there is the path for batches, else 404.
+            reports: Report RUNNING, then this, of each READY push that was answered 2xx.
+            dedupe: Report so once for each idempotency key, not once for each push.
         """
-        self.answer = answer
-        self.takes_batches = takes_batches
         self.url = ""
-        self.requests = 0
-        self._api_key = api_key
-        self._secrets = read_secrets(secrets) if secrets else ()
-        self._reports = reports
-        self._reports_with = reports_with
-        self._arrived: list[Push] = []
-        self._changed = threading.Condition()
-        self._http = httpx.Client(timeout=10, trust_env=False)
-        self._server: Server | None = None
+        self.pushes: list[Push] = []
+        self.refused: list[str] = []  # why requests were answered 400 or 401 and are no pushes
+        self.reported: list[Report] = []
+        self._secrets, self._api_key, self._report_key = secrets, api_key, report_key
+        self._paths = {PUSH_PATH, BATCH_PATH} if batches else {PUSH_PATH}
+        self._reports, self._dedupe = reports, dedupe
+        self._answers: deque[Answer | Callable[[Push], Answer]] = deque([202])
+        self._batch_answer: Answer | Callable[[list[Push]], Answer] | None = None
+        self._delay, self._deliveries = 0.0, 0
+        self._keys: set[str] = set()
+        self._errors: list[Exception] = []
+        self._changed, self._closing = Condition(), Event()
 
-    def __enter__(self) -> Self:
-        self._server = Server(self.take)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
+    # What the test says
 
-    def __exit__(self, *_: object) -> None:
-        assert self._server is not None  # noqa: S101
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-        self._http.close()
+    def answer(
+        self,
+        first: Answer | Callable[[Push], Answer],
+        *rest: Answer | Callable[[Push], Answer],
+        delay: float = 0,
+    ) -> None:
+        """
+        Answer the next pushes so, one after the other, and all that follow like the last.
 
-    # What has arrived
+        An answer is a status, (status, body), (status, body, headers), RESET, or a
+        function that makes one of a push; while it blocks, the push is held.
+        """
+        self._answers, self._delay = deque([first, *rest]), delay
+
+    def answer_batch(self, answer: Answer | Callable[[list[Push]], Answer] | None) -> None:
+        """Answer batches so as a whole; None: 200, and a result for each push by `answer()`."""
+        self._batch_answer = answer
+
+    def report(self, push: Push, status: str, **fields: Any) -> tuple[int, Any]:
+        """Report to the push's callback_url, with its token; the answer's status and body."""
+        report = self._reporter.send(push, status, **fields)
+        return report.code, report.body
+
+    # What the test sees
+
+    def of(self, task_id: object) -> list[Push]:
+        """The pushes of one task, in the order in which they came."""
+        return [push for push in self.pushes if push.task_id == str(task_id)]
 
     @property
-    def pushes(self) -> list[Push]:
-        """Every delivery of a task, in the order they came."""
-        with self._changed:
-            return [push for push in self._arrived if not push.is_news]
+    def executions(self) -> list[str]:
+        """The idempotency keys of what was to be executed, each once."""
+        return list(dict.fromkeys(push.key for push in self.pushes if push.status == READY))
 
     @property
     def news(self) -> list[Push]:
-        """Every change of status that it was told of."""
-        with self._changed:
-            return [push for push in self._arrived if push.is_news]
-
-    @property
-    def executions(self) -> set[str]:
-        """The idempotency keys: as often as tasks were meant to be run."""
-        return {push.key for push in self.pushes}
-
-    def of(self, task_id: str) -> list[Push]:
-        """The deliveries of one task."""
-        return [push for push in self.pushes if push.task_id == task_id]
+        """The pushes that tell what became of a task, and execute nothing."""
+        return [push for push in self.pushes if push.status != READY]
 
     def wait_for(self, count: int, timeout: float = 30) -> list[Push]:
-        """
-        The deliveries, once there are *count*.
+        """All pushes so far, as soon as there are *count*."""
+        self.wait_until(lambda: len(self.pushes) >= count, timeout)
+        return list(self.pushes)
 
-        Raises:
-            TimeoutError: There were fewer after *timeout* seconds.
-        """
-        return self._wait(lambda: self.pushes, count, timeout)
-
-    def wait_for_news(self, count: int, timeout: float = 30) -> list[Push]:
-        """The news, once there are *count*; raises like `wait_for()`."""
-        return self._wait(lambda: self.news, count, timeout)
-
-    def _wait(self, seen: Callable[[], list[Push]], count: int, timeout: float) -> list[Push]:
+    def wait_until(self, condition: Callable[[], T], timeout: float = 30) -> T:
+        """What *condition* returns, as soon as it is true; asked at each request and report."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(seen()) >= count, timeout):
-                raise TimeoutError(f"{len(seen())} of {count} came within {timeout:g} s")
-            return seen()
+            if found := self._changed.wait_for(condition, timeout):
+                return found
+        seen = f"{len(self.pushes)} pushes, {len(self.reported)} reports, refused: {self.refused}"
+        raise TimeoutError(f"it did not come true within {timeout:g} s: {seen}")
 
-    # What goes back
+    # Start and stop
 
-    def report(self, push: Push, status: str, **fields: Any) -> tuple[int, dict[str, Any]]:
-        """Report on a push to its callback_url; the status and the body of the answer."""
-        token = self._reports_with or push.body["callback_token"]
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        body = {"status": status, **fields}
-        answer = self._http.post(push.body["callback_url"], json=body, headers=headers)
-        return answer.status_code, answer.json()
+    def __enter__(self) -> Self:
+        self._reporter = Reporter(self._report_key, self._keep, self._errors.append)
+        self._server = LoopbackServer(self._take)
+        self.url = self._server.url
+        return self
 
-    # The server's side
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._closing.set()
+        self._server.stop()
+        self._reporter.close()
+        if self._errors and kind is None:
+            raise self._errors[0]
 
-    def take(self, path: str, headers: dict[str, str], raw: bytes) -> Reply:
-        """Keep what has come, and say what it is answered."""
-        self.requests += 1
-        if path == BATCH_PATH and not self.takes_batches:
-            return Reply(404)
-        if path not in (PUSH_PATH, BATCH_PATH):
-            return Reply(404, {"message": f"nothing is here but {PUSH_PATH} and {BATCH_PATH}"})
-        if refusal := self._refusal(headers, raw):
-            return Reply(401, {"message": refusal})
-        body = orjson.loads(raw)
-        is_batched = path == BATCH_PATH
-        bodies = body if is_batched else [body]
-        pushes = [Push(one, headers, raw, is_batched=is_batched) for one in bodies]
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await asyncio.to_thread(self.__exit__, kind)
+
+    # In other threads
+
+    def _keep(self, report: Report) -> None:
         with self._changed:
-            self._arrived += pushes
+            self.reported.append(report)
             self._changed.notify_all()
-        replies = [self._reply(push) for push in pushes]
-        self._report_all(pushes, replies)
-        return _together(pushes, replies) if is_batched else replies[0]
 
-    def _refusal(self, headers: dict[str, str], raw: bytes) -> str | None:
-        if self._api_key and headers.get("authorization") != f"Bearer {self._api_key}":
-            return "Authorization does not carry the API key"
-        if self._secrets:
-            try:
-                verify(self._secrets, headers, raw)
-            except SignatureError as exc:
-                return str(exc)
-        return None
+    def _take(self, request: Request) -> Reply | None:
+        if request.path not in self._paths:
+            return Reply(404)
+        try:
+            bodies = read_pushes(request, self._secrets, self._api_key)
+        except Refusal as refusal:
+            with self._changed:
+                self.refused.append(refusal.reason)
+                self._changed.notify_all()
+            return Said(refusal.status, {"message": refusal.reason}).reply()
+        with self._changed:
+            self._deliveries += 1
+            came = [Push.of(body, request, self._deliveries) for body in bodies]
+            self.pushes += came
+            self._changed.notify_all()
+        self._closing.wait(self._delay)
+        answer = self._batch(came) if request.path == BATCH_PATH else self._each(came)[0]
+        return answer and answer.reply()
 
-    def _reply(self, push: Push) -> Reply:
-        if push.is_news:
-            return Reply(202)
-        answer = self.answer(push) if callable(self.answer) else self.answer
-        return answer if isinstance(answer, Reply) else Reply(answer)
+    def _batch(self, came: list[Push]) -> Said | None:
+        if self._batch_answer is not None:
+            whole = self._call(self._batch_answer, came)
+            self._accept(came, [whole] * len(came))
+            return whole
+        results = [
+            answer and answer.result(push)
+            for push, answer in zip(came, self._each(came), strict=True)
+        ]
+        return None if None in results else Said(200, results)
 
-    def _report_all(self, pushes: Sequence[Push], replies: Iterable[Reply]) -> None:
-        for push, reply in zip(pushes, replies, strict=True):
-            if self._reports and not push.is_news and 200 <= reply.status < 300:
-                threading.Thread(target=self._report_both, args=[push], daemon=True).start()
+    def _each(self, came: list[Push]) -> list[Said | None]:
+        answers = []
+        for push in came:
+            with self._changed:
+                held = self._answers
+                answer = held.popleft() if len(held) > 1 else held[0]
+            answers.append(self._call(answer, push))
+        self._accept(came, answers)
+        return answers
 
-    def _report_both(self, push: Push) -> None:
-        self.report(push, "RUNNING")
-        self.report(push, self._reports or "SUCCESS")
+    def _call(self, answer: Answer | Callable[[P], Answer], argument: P) -> Said | None:
+        try:
+            return said(answer(argument) if callable(answer) else answer)
+        except Exception as exc:
+            self._errors.append(exc)
+            return Said(500, {"message": repr(exc)})
 
-
-def _together(pushes: Sequence[Push], replies: Sequence[Reply]) -> Reply:
-    """The answer to a batch: one that resets resets all, and the slowest delays all."""
-    if RESET in replies:
-        return RESET
-    results = [
-        {**(reply.body or {}), "task_id": push.task_id, "code": reply.status}
-        for push, reply in zip(pushes, replies, strict=True)
-    ]
-    return Reply(200, results, delay=max(reply.delay for reply in replies))
+    def _accept(self, came: list[Push], answers: list[Said | None]) -> None:
+        if self._reports is None or self._closing.is_set():
+            return
+        for push, answer in zip(came, answers, strict=True):
+            if push.status != READY or not (answer and answer.accepts):
+                continue
+            if not (self._dedupe and push.key in self._keys):
+                self._keys.add(push.key)
+                self._reporter.send_later(push, "RUNNING", self._reports)
