@@ -177,7 +177,7 @@ comment on function pgsched.find_due_within_limits(text[], text[], integer, json
   'Lock up to p_limit due tasks of these queues, some of which are limited; their ids.';
 
 -- Not at the very next token: with many a second that would be a claim for
--- each task.
+-- each task.  But soon, however large the burst: those of a fortieth of a second.
 create function pgsched.next_tokens_at(p_queue text, p_now timestamptz)
   returns timestamptz
   language plpgsql
@@ -195,7 +195,7 @@ begin
   into v_bucket
   from pgsched.token_bucket(p_queue, p_now) as b;
 
-  v_wanted := greatest(v_bucket.burst / 4, 1);
+  v_wanted := greatest(least(v_bucket.burst / 4, v_bucket.rate / 40), 1);
 
   if v_bucket.tokens < v_wanted and exists (
     select
@@ -339,7 +339,7 @@ begin
 
     raise exception sqlstate 'PS404' using
       message = format('external system %L does not exist', p_external_system);
-  elsif v_system.open_until is not null and v_system.probe_by is distinct from p_worker_id then
+  elsif v_system.open_until is not null and (p_worker_id is null or v_system.probe_by is distinct from p_worker_id) then
     return v_system.open_until;
   end if;
 
