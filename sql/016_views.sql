@@ -38,14 +38,27 @@ create view pgsched.queue_stats as
     q.name as queue,
     q.external_system,
     q.is_paused,
+    case
+      when s.open_until is null then 'closed'
+      when s.probe_until > n.at then 'probing'
+      else 'open'
+    end as breaker,
+    s.open_until,
+    s.open_reason,
+    q.max_in_flight,
+    q.rate_per_second,
+    coalesce(greatest(q.resumed_at, s.closed_at) > n.at - pgsched.ramp_term(), false) as is_ramping,
     due.count as due_count,
     due.oldest as oldest_due_since,
     later.count as later_count,
     waiting.count as waiting_count,
     under_way.scheduled as scheduled_count,
     under_way.dispatched as dispatched_count,
-    under_way.running as running_count
+    under_way.running as running_count,
+    under_way.count as in_flight_count
   from pgsched.queues as q
+  join pgsched.external_systems as s
+    on s.name = q.external_system
   cross join (select pgsched.now() as at) as n
   cross join lateral (
     select least(count(*), 10000) as count, min(one.execute_after) as oldest
@@ -88,6 +101,7 @@ create view pgsched.queue_stats as
   ) as waiting
   cross join lateral (
     select
+      count(*) as count,
       count(*) filter (where one.status = 'SCHEDULED') as scheduled,
       count(*) filter (where one.status = 'DISPATCHED') as dispatched,
       count(*) filter (where one.status = 'RUNNING') as running
@@ -101,7 +115,7 @@ create view pgsched.queue_stats as
   ) as under_way;
 
 comment on view pgsched.queue_stats is
-  'Each queue: what is due and since when, what comes later, what waits for another task, what is under way.  Counts stop at 10,000.';
+  'Each queue: its limits, the breaker of its external system, what is due and since when, what comes later, what waits for another task, what is under way.  Counts stop at 10,000.';
 
 create view pgsched.upcoming as
   select u.at, u.kind, u.id, u.name, u.queue, u.priority

@@ -417,3 +417,37 @@ def test_changing_a_system_keeps_its_breaker(sched: Sched) -> None:
 def test_only_an_open_one_can_be_probed(sched: Sched) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="external_systems_are_probed"):
         sched.conn.execute("update pgsched.external_systems set probe_until = pgsched.now()")
+
+
+def stats(sched: Sched, queue: str = "mail") -> Any:
+    (row,) = sched.rows("select * from pgsched.queue_stats where queue = %s", queue)
+    return row
+
+
+def test_the_view_of_the_queues_tells_how_the_breaker_is(sched: Sched) -> None:
+    assert (stats(sched).breaker, stats(sched).open_until) == ("closed", None)
+    until = open_breaker(sched)
+    assert (stats(sched).breaker, stats(sched).open_until) == ("open", until)
+    assert (stats(sched).open_reason, stats(sched, "default").breaker) == ("503", "closed")
+    wait(sched)
+    assert stats(sched).breaker == "open"
+    task = probe(sched)
+    assert [stats(sched, queue).breaker for queue in ("mail", "bulk")] == ["probing", "probing"]
+    sched.clock(MINUTE)
+    assert stats(sched).breaker == "open"
+    assert stats(sched, task.queue).in_flight_count == 1
+    sched.call("close_breaker", "mailer")
+    assert (stats(sched).breaker, stats(sched).is_ramping) == ("closed", True)
+    sched.clock(10 * SECOND)
+    assert stats(sched).is_ramping is False
+
+
+def test_the_view_of_the_queues_tells_their_limits(sched: Sched) -> None:
+    sched.call("define_queue", "mail", "mailer", 7, 2.5)
+    taken, *_ = sched.claim(queues=["mail"])
+    sched.settle(taken)
+
+    row = stats(sched)
+
+    assert (row.max_in_flight, row.rate_per_second, row.is_ramping) == (7, 2.5, False)
+    assert (row.due_count, row.dispatched_count, row.in_flight_count) == (9, 1, 1)
