@@ -381,6 +381,7 @@ def test_a_freed_slot_of_a_limited_queue_wakes_the_workers(
     sched: Sched, another: Sched, act: Settle, expected: int, is_limited: bool
 ) -> None:
     sched.define("slow", retry_delay=2 * HOUR)
+    sched.call("define_external_system", "default", push_statuses=[])  # news wake as well
     limit(sched, max_in_flight=1 if is_limited else None)
     sched.schedule("slow", queue="limited")
     task = sched.claim_one()
