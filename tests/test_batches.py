@@ -31,7 +31,7 @@ def system(**given: Any) -> ExternalSystem:
 
 def answers(status: int | None, body: Any = b"", reply: Reply = Reply.ANSWERED) -> BatchAnswer:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return answers_of(Answer(reply, status, elapsed=timedelta(seconds=1)), raw, IDS)
+    return answers_of(Answer(reply, status, elapsed=timedelta(seconds=1), raw=raw), IDS)
 
 
 def codes(answer: BatchAnswer) -> list[int | None]:

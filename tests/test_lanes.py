@@ -32,7 +32,7 @@ class Receiver:
     def __init__(self) -> None:
         self.single: Answer | Exception = ACCEPTED
         self.held_answers: dict[str, Answer] = {}  # of tasks that wait for `may_answer`
-        self.batch: tuple[Answer, bytes] = (ACCEPTED, b"")
+        self.batch = ACCEPTED
         self.carries = 1000
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -50,7 +50,7 @@ class Receiver:
     async def push_batch(self, system: ExternalSystem, tasks: Sequence[ClaimedTask]) -> BatchAnswer:
         tasks = tasks[: self.carries]
         await self._take(tasks)
-        return answers_of(*self.batch, [task.id for task in tasks])
+        return answers_of(self.batch, [task.id for task in tasks])
 
     async def _take(self, tasks: Sequence[ClaimedTask], *, is_held: bool = True) -> None:
         self.pushed.append([task.id for task in tasks])
@@ -241,7 +241,8 @@ async def test_what_one_request_cannot_carry_goes_with_the_next() -> None:
 
 async def test_what_a_batch_leaves_unanswered_is_pushed_alone_at_once() -> None:
     scene = Scene(slots=2, batch_size=3)
-    scene.receiver.batch = (ACCEPTED, b'[{"task_id": "%s"}]' % claimed(2).id.encode())
+    body = b'[{"task_id": "%s"}]' % claimed(2).id.encode()
+    scene.receiver.batch = ACCEPTED._replace(raw=body)
     scene.submit(*tasks(3))
     await scene.until_idle()
 
@@ -251,7 +252,7 @@ async def test_what_a_batch_leaves_unanswered_is_pushed_alone_at_once() -> None:
 
 async def test_one_poisonous_task_fails_alone() -> None:
     scene = Scene(slots=2, batch_size=3)
-    scene.receiver.batch = (Answer(Reply.ANSWERED, 500), b"")
+    scene.receiver.batch = Answer(Reply.ANSWERED, 500)
     scene.submit(*tasks(3))
     await scene.until_idle()
 
@@ -269,7 +270,7 @@ async def test_an_answer_that_defers_defers_the_batch_in_both_modes(
     whole: Answer, completion: Completion
 ) -> None:
     scene = Scene(slots=1, batch_size=3, completion=completion)
-    scene.receiver.batch = (whole, b"")
+    scene.receiver.batch = whole
     scene.submit(*tasks(3))
     await scene.until_idle()
 
@@ -282,7 +283,7 @@ async def test_a_receiver_without_the_batch_path_gets_single_pushes_from_then_on
     status: int,
 ) -> None:
     scene = Scene(slots=1, batch_size=3)
-    scene.receiver.batch = (Answer(Reply.ANSWERED, status), b"")
+    scene.receiver.batch = Answer(Reply.ANSWERED, status)
     scene.submit(*tasks(6))
     await scene.until_idle()
     assert [len(one) for one in scene.receiver.pushed] == [3, 1, 1, 1, 1, 1, 1]

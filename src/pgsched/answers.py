@@ -38,6 +38,7 @@ class Answer(NamedTuple):
     retry_after: timedelta | None = None
     text: str = ""  # the body, or what went wrong, for people
     elapsed: timedelta = timedelta()
+    raw: bytes = b""  # the body as it came, if it came whole
 
 
 class Verdict(StrEnum):

@@ -34,16 +34,16 @@ class BatchAnswer(NamedTuple):
     parts: list[Answer | None]
 
 
-def answers_of(whole: Answer, raw: bytes, task_ids: Sequence[str]) -> BatchAnswer:
+def answers_of(whole: Answer, task_ids: Sequence[str]) -> BatchAnswer:
     """What *whole*, the answer to a batch of these tasks, means for each."""
     if whole.status_code in NO_BATCHES or not (is_deferral(whole) or _is_success(whole)):
         return BatchAnswer(whole, [None] * len(task_ids))
     if is_deferral(whole):
         return BatchAnswer(whole, [whole] * len(task_ids))
-    if not raw.strip():
+    if not whole.raw.strip():
         each = whole._replace(body=None)
         return BatchAnswer(whole, [each] * len(task_ids))
-    results = _results(raw)
+    results = _results(whole.raw)
     return BatchAnswer(whole, [_part(whole, results.get(task_id)) for task_id in task_ids])
 
 

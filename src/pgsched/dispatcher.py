@@ -12,6 +12,7 @@ from pgsched.clients import Client, Handler, HandlerClient
 from pgsched.database import Database
 from pgsched.lanes import Held, Lane
 from pgsched.lease import Lease
+from pgsched.loops import wait
 from pgsched.models import ClaimedTask, ExternalSystem
 from pgsched.settler import Settler
 from pgsched.targets import Targets
@@ -37,14 +38,14 @@ class ScheduleDispatcher:
         client: Client | None = None,
         handler: Handler | None = None,
         slots: int,
-        has_room: asyncio.Event | None = None,
+        wake: asyncio.Event | None = None,
     ) -> None:
         """
         Args:
             client: How tasks are pushed.
             handler: A function that takes their place; see `HandlerClient`.
             slots: Pushes to one external system under way at a time, unless it says otherwise.
-            has_room: Set whenever there is room again where there was none.
+            wake: Set whenever there is room again where there was none.
 
         Raises:
             ValueError: Neither a client nor a handler was given, or both.
@@ -59,7 +60,8 @@ class ScheduleDispatcher:
         self._lease = lease
         self._settler = settler
         self._slots = slots
-        self._has_room = has_room or asyncio.Event()
+        self._wake = wake or asyncio.Event()
+        self._has_room = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._is_closed = False
@@ -68,6 +70,12 @@ class ScheduleDispatcher:
     def room(self, queues: Sequence[str]) -> int:
         """How many tasks of any of these queues can be taken on."""
         return min((lane.room for lane in self._lanes_of(queues)), default=0)
+
+    async def wait_for_room(self, seconds: float) -> None:
+        """Wait until a claim is worth it, *seconds* at most."""
+        if self._targets.queues and not self.queues_with_room():
+            self._has_room.clear()
+            await wait(self._has_room, seconds)
 
     def queues_with_room(self) -> list[str]:
         """Those of the worker's queues that are worth a claim."""
@@ -105,11 +113,15 @@ class ScheduleDispatcher:
             self._settler,
             Breaker(system.name, self),
             slots=self._slots,
-            on_room=self._has_room.set,
+            on_room=self._note_room,
             on_idle=self._note_idle,
         )
         lane.lead_to(system, self._targets.read_at)
         return lane
+
+    def _note_room(self) -> None:
+        self._has_room.set()
+        self._wake.set()
 
     def _note_idle(self) -> None:
         if not any(lane.held for lane in self._lanes.values()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import httpx
 
@@ -16,6 +17,8 @@ from pgsched.transport import Http1Transport
 
 PUSH_PATH = "/api/tasks/status"
 BATCH_PATH = PUSH_PATH + "/batch"
+# A layer less to pass through with each step of a push.
+Answering = Coroutine[Any, Any, Answer]
 # What a result may be long in the answer to a batch.
 RESULT_BYTES = 4096
 
@@ -45,27 +48,25 @@ class ExternalSystemClient:
         self._poster = Poster(transport)
         self._messages = Messages(public_url, callback_secrets)
 
-    async def push_task_status(self, system: ExternalSystem, task: ClaimedTask) -> Answer:
+    def push_task_status(self, system: ExternalSystem, task: ClaimedTask) -> Answering:
         """
         Tell *system* that *task* is ready for execution, at least once.
 
         The idempotency key names the attempt: the receiver can drop the second
         delivery of one attempt, and sees the next attempt as new.
         """
-        answer, _ = await self._poster.post(system, PUSH_PATH, self._messages.single(task))
-        return answer
+        return self._poster.post(system, PUSH_PATH, self._messages.single(task))
 
     async def push_batch(self, system: ExternalSystem, tasks: Sequence[ClaimedTask]) -> BatchAnswer:
         """Tell *system* of as many of *tasks*, from the first, as one request can carry."""
         message, count = self._messages.batch(tasks)
         most = MAX_ANSWER + RESULT_BYTES * count
-        whole, raw = await self._poster.post(system, BATCH_PATH, message, most)
-        return answers_of(whole, raw, [task.id for task in tasks[:count]])
+        whole = await self._poster.post(system, BATCH_PATH, message, most)
+        return answers_of(whole, [task.id for task in tasks[:count]])
 
-    async def push_news(self, system: ExternalSystem, push: StatusPush) -> Answer:
+    def push_news(self, system: ExternalSystem, push: StatusPush) -> Answering:
         """Tell *system* of one change of status."""
-        answer, _ = await self._poster.post(system, PUSH_PATH, message_of(push))
-        return answer
+        return self._poster.post(system, PUSH_PATH, message_of(push))
 
     async def push_news_batch(
         self, system: ExternalSystem, pushes: Sequence[StatusPush]
@@ -73,5 +74,5 @@ class ExternalSystemClient:
         """Tell *system* of as many changes, of different tasks, as one request can carry."""
         message, count = batch_of(pushes)
         most = MAX_ANSWER + RESULT_BYTES * count
-        whole, raw = await self._poster.post(system, BATCH_PATH, message, most)
-        return answers_of(whole, raw, [push.task_id for push in pushes[:count]])
+        whole = await self._poster.post(system, BATCH_PATH, message, most)
+        return answers_of(whole, [push.task_id for push in pushes[:count]])

@@ -58,8 +58,8 @@ class Poster:
 
     async def post(
         self, system: ExternalSystem, path: str, message: Message, most: int = MAX_ANSWER
-    ) -> tuple[Answer, bytes]:
-        """POST *message* to *path* of *system*; the answer, and what was read of its body."""
+    ) -> Answer:
+        """POST *message* to *path* of *system*; of the answer *most* bytes are read."""
         started = perf_counter()
         payload = _Payload(message.body)
         response: httpx.Response | None = None
@@ -78,13 +78,12 @@ class Poster:
         # Of a refusal the status says enough, of a 2xx the body may settle the task.
         if failure and (response is None or response.is_success):
             status = None if response is None else response.status_code
-            return _unanswered(failure, payload.was_sent, status, elapsed), b""
-        answered = bytes(raw)
-        return _answered(cast("httpx.Response", response), answered, elapsed), answered
+            return _unanswered(failure, payload.was_sent, status, elapsed)
+        return _answered(cast("httpx.Response", response), bytes(raw), elapsed)
 
     def _target(self, system: ExternalSystem, path: str) -> _Target:
         known = self._targets.get((system.name, path))
-        if known is None or (known.system is not system and known.system != system):
+        if known is None or known.system is not system:
             known = self._targets[system.name, path] = _Target.of(system, path)
         return known
 
@@ -159,7 +158,8 @@ async def _read(response: httpx.Response, raw: bytearray, most: int) -> None:
 def _answered(response: httpx.Response, raw: bytes, elapsed: timedelta) -> Answer:
     status = response.status_code
     if response.is_success:
-        return Answer(Reply.ANSWERED, status, read_body(raw) if raw else None, elapsed=elapsed)
+        body = read_body(raw) if raw else None
+        return Answer(Reply.ANSWERED, status, body, elapsed=elapsed, raw=raw)
     headers = response.headers
     return Answer(
         Reply.ANSWERED,

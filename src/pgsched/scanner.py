@@ -29,6 +29,7 @@ SWEEP_SHARE = 20
 class Dispatcher(Protocol):
     """Where claimed tasks go."""
 
+    async def wait_for_room(self, seconds: float) -> None: ...
     def queues_with_room(self) -> list[str]: ...
     def room(self, queues: Sequence[str]) -> int: ...
     def submit(self, task: ClaimedTask, claimed_at: float, generation: int) -> None: ...
@@ -82,11 +83,9 @@ class ScheduleScanner:
         await end(self._loops)
 
     async def _scan(self) -> float:
-        self._wake.clear()
         await self._targets.refresh()
-        if self._targets.queues and not self._dispatcher.queues_with_room():
-            await wait(self._wake, self._interval)
-            return 0
+        await self._dispatcher.wait_for_room(self._interval)
+        self._wake.clear()
         found, is_full = await self.scan_and_dispatch_immediate()
         if found:
             self._looks = _looks()
@@ -118,6 +117,7 @@ class ScheduleScanner:
 
     async def _sweep(self) -> float:
         await self._sweep_due.wait()
+        await self._dispatcher.wait_for_room(self._interval)
         self._sweep_due.clear()
         began = monotonic()
         for queues in self._turns():

@@ -64,7 +64,7 @@ class Worker:
             client=client,
             handler=handler,
             slots=settings.push_slots,
-            has_room=wake,
+            wake=wake,
         )
         self._scanner = ScheduleScanner(
             self._database,
