@@ -84,14 +84,19 @@ begin
   )
   select
     i.id, i.queue, i.definition_id, i.trace_id, i.scheduled_time, i.status, i.attempt, i.error_msg, p_now, p_now
-  from pgsched.task_instances as i
+  from (
+    -- By their ids, which the planner must not take for the lesser choice.
+    select r.*
+    from pgsched.task_instances as r
+    where r.id = any (p_task_ids)
+      and r.finished_at > p_now - interval '1 day'
+    offset 0
+  ) as i
   join pgsched.queues as q
     on q.name = i.queue
   join pgsched.external_systems as s
     on s.name = q.external_system
-  where i.id = any (p_task_ids)
-    and i.finished_at > p_now - interval '1 day'
-    and i.status = 'CANCELLED'
+  where i.status = 'CANCELLED'
     and (i.status = any (s.push_statuses) or (s.push_statuses is null and s.completion = 'callback'));
 
   if found then

@@ -50,7 +50,7 @@ def test_only_the_database_has_to_be_given() -> None:
         "external_system_api_key": None,
         "public_url": None,
         "schedule_scan_interval": 1.0,
-        "max_pending_tasks_per_scan": 100,
+        "max_pending_tasks_per_scan": 300,
         "push_slots": 64,
         "queues": None,
         "poll_only": False,

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         " 0.05 to 60.",
     )
     max_pending_tasks_per_scan: int = Field(
-        100, ge=1, le=1000, description="Tasks claimed at once, 1 to 1000."
+        300, ge=1, le=1000, description="Tasks claimed at once, 1 to 1000."
     )
     push_slots: int = Field(
         64,
