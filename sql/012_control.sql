@@ -4,7 +4,7 @@
 -- loop, and the housekeeping.  Each waits at most 5 seconds for a row that
 -- another session has locked.
 --
--- Adds   lock_task(), cancel_task(), retry_task(), stop_loop(), maintain()
+-- Adds   lock_task(), cancel_locked(), cancel_task(), bring_back(), retry_task(), stop_loop(), maintain()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -67,6 +67,43 @@ $$;
 comment on function pgsched.refuse_unless_recorded(uuid, text) is
   'Raise PS409 for a task of the record, PS404 for one that does not exist.';
 
+create function pgsched.cancel_locked(p_task_ids uuid[], p_reason text, p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+begin
+  -- Behind a run that waited for another, the next one waits for that other.
+  update pgsched.schedules as s
+  set last_task_id = (
+    select d.depends_on_id
+    from pgsched.task_dependencies as d
+    where d.task_id = s.last_task_id
+    limit 1
+  )
+  from pgsched.scheduled_tasks as t
+  where t.id = any (p_task_ids)
+    and t.pending_dependencies > 0
+    and s.id = t.schedule_id
+    and s.last_task_id = t.id;
+
+  perform pgsched.record_events(p_task_ids, 'CANCELLED', p_reason, p_now);
+  perform pgsched.finish_tasks(
+    array(
+      select row(c.id, 'CANCELLED', p_reason, null, null, null, null)::pgsched.task_end
+      from unnest(p_task_ids) as c (id)
+    ),
+    p_now
+  );
+end;
+$$;
+
+comment on function pgsched.cancel_locked(uuid[], text, timestamptz) is
+  'Cancel unfinished tasks that the caller has locked.';
+
 create function pgsched.cancel_task(p_task_id uuid, p_reason text default null)
   returns text
   language plpgsql
@@ -83,27 +120,7 @@ begin
     perform pgsched.refuse_unless_recorded(p_task_id, 'cancelled');
   end if;
 
-  -- Behind a run that waited for another, the next one waits for that other.
-  update pgsched.schedules as s
-  set last_task_id = (
-    select d.depends_on_id
-    from pgsched.task_dependencies as d
-    where d.task_id = p_task_id
-    limit 1
-  )
-  where s.last_task_id = p_task_id
-    and s.id = (
-      select t.schedule_id
-      from pgsched.scheduled_tasks as t
-      where t.id = p_task_id
-        and t.pending_dependencies > 0
-    );
-
-  perform pgsched.record_events(array[p_task_id], 'CANCELLED', v_reason, v_now);
-  perform pgsched.finish_tasks(
-    array[row(p_task_id, 'CANCELLED', v_reason, null, null, null, null)::pgsched.task_end],
-    v_now
-  );
+  perform pgsched.cancel_locked(array[p_task_id], v_reason, v_now);
 
   return 'CANCELLED';
 end;
@@ -113,6 +130,69 @@ comment on function pgsched.cancel_task(uuid, text) is
   'Cancel an unfinished task.  An executor that works on it is told, and learns so from the 409 to its next report as well.  Returns its status.';
 
 -- The same id comes back, as a new attempt with a fresh budget.
+create function pgsched.bring_back(p_task pgsched.task_instances, p_now timestamptz)
+  returns void
+  language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_count integer := 0;
+begin
+  if not exists (select from pgsched.task_definitions as d where d.id = p_task.definition_id)
+    or not exists (select from pgsched.queues as q where q.name = p_task.queue)
+  then
+    raise exception sqlstate 'PS409' using
+      message = format('task %s cannot be retried: its definition or its queue does not exist any more', p_task.id);
+  end if;
+
+  -- What it waited for when it was cancelled.
+  delete from pgsched.task_dependencies as d
+  where d.task_id = p_task.id;
+
+  -- What the record has forgotten is not waited for: nobody could retry it.
+  if p_task.depends_on is not null then
+    v_count := pgsched.await_tasks(
+      format('task %s cannot be retried', p_task.id),
+      p_task.id,
+      array(
+        select u.id
+        from unnest(p_task.depends_on) as u (id)
+        where (select t.id from pgsched.scheduled_tasks as t where t.id = u.id) is not null
+          or (select i.id from pgsched.task_instances as i where i.id = u.id) is not null
+      ),
+      p_task.on_dependency_failure
+    );
+  end if;
+
+  insert into pgsched.scheduled_tasks (
+    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies, depends_on,
+    on_dependency_failure, attempt, max_retries, error_msg, definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index, input_params, schedule_config,
+    worker_id, delivery_count, created_by, created_at
+  )
+  values (
+    p_task.id, p_task.queue, p_task.priority, p_task.schedule_type, p_task.scheduled_time, p_now,
+    v_count, p_task.depends_on, p_task.on_dependency_failure, p_task.attempt + 1, p_task.max_retries, p_task.error_msg, p_task.definition_id, p_task.schedule_id,
+    p_task.trace_id, p_task.loop_id, p_task.next_task_id, p_task.round_index, p_task.input_params,
+    p_task.schedule_config, p_task.worker_id, p_task.delivery_count, p_task.created_by, p_task.created_at
+  );
+
+  perform pgsched.record_events(array[p_task.id], 'OPERATOR_RETRY', 'was ' || p_task.status, p_now);
+  perform pgsched.tell_statuses(array[row(p_task.id, 'PENDING', p_task.error_msg)::pgsched.status_news], p_now);
+
+  -- The retry of an old run holds up no later one.
+  update pgsched.schedules as s
+  set last_task_id = null
+  where s.id = p_task.schedule_id
+    and s.last_task_id = p_task.id;
+end;
+$$;
+
+comment on function pgsched.bring_back(pgsched.task_instances, timestamptz) is
+  'Make a task that was just taken from the record PENDING again, or raise PS409.';
+
 create function pgsched.retry_task(p_task_id uuid)
   returns text
   language plpgsql
@@ -123,9 +203,7 @@ create function pgsched.retry_task(p_task_id uuid)
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_now   timestamptz := pgsched.now();
-  v_count integer := 0;
-  v_task  pgsched.task_instances;
+  v_task pgsched.task_instances;
 begin
   delete from pgsched.task_instances as i
   where i.id = p_task_id
@@ -141,52 +219,7 @@ begin
     perform pgsched.refuse_unless_recorded(p_task_id, 'retried');
   end if;
 
-  if not exists (select from pgsched.task_definitions as d where d.id = v_task.definition_id)
-    or not exists (select from pgsched.queues as q where q.name = v_task.queue)
-  then
-    raise exception sqlstate 'PS409' using
-      message = format('task %s cannot be retried: its definition or its queue does not exist any more', p_task_id);
-  end if;
-
-  -- What it waited for when it was cancelled.
-  delete from pgsched.task_dependencies as d
-  where d.task_id = p_task_id;
-
-  -- What the record has forgotten is not waited for: nobody could retry it.
-  if v_task.depends_on is not null then
-    v_count := pgsched.await_tasks(
-      format('task %s cannot be retried', p_task_id),
-      p_task_id,
-      array(
-        select u.id
-        from unnest(v_task.depends_on) as u (id)
-        where (select t.id from pgsched.scheduled_tasks as t where t.id = u.id) is not null
-          or (select i.id from pgsched.task_instances as i where i.id = u.id) is not null
-      ),
-      v_task.on_dependency_failure
-    );
-  end if;
-
-  insert into pgsched.scheduled_tasks (
-    id, queue, priority, schedule_type, scheduled_time, execute_after, pending_dependencies, depends_on,
-    on_dependency_failure, attempt, max_retries, error_msg, definition_id, schedule_id, trace_id, loop_id, next_task_id, round_index, input_params, schedule_config,
-    worker_id, delivery_count, created_by, created_at
-  )
-  values (
-    v_task.id, v_task.queue, v_task.priority, v_task.schedule_type, v_task.scheduled_time, v_now,
-    v_count, v_task.depends_on, v_task.on_dependency_failure, v_task.attempt + 1, v_task.max_retries, v_task.error_msg, v_task.definition_id, v_task.schedule_id,
-    v_task.trace_id, v_task.loop_id, v_task.next_task_id, v_task.round_index, v_task.input_params,
-    v_task.schedule_config, v_task.worker_id, v_task.delivery_count, v_task.created_by, v_task.created_at
-  );
-
-  perform pgsched.record_events(array[p_task_id], 'OPERATOR_RETRY', 'was ' || v_task.status, v_now);
-  perform pgsched.tell_statuses(array[row(p_task_id, 'PENDING', v_task.error_msg)::pgsched.status_news], v_now);
-
-  -- The retry of an old run holds up no later one.
-  update pgsched.schedules as s
-  set last_task_id = null
-  where s.id = v_task.schedule_id
-    and s.last_task_id = p_task_id;
+  perform pgsched.bring_back(v_task, pgsched.now());
 
   return 'PENDING';
 exception
