@@ -75,8 +75,18 @@ create function pgsched.cancel_locked(p_task_ids uuid[], p_reason text, p_now ti
   set jit = off
   set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_waiting   uuid[];
+  v_schedules uuid[];
 begin
   -- Behind a run that waited for another, the next one waits for that other.
+  select array_agg(t.id), array_agg(t.schedule_id)
+  into v_waiting, v_schedules
+  from pgsched.scheduled_tasks as t
+  where t.id = any (p_task_ids)
+    and t.pending_dependencies > 0
+    and t.schedule_id is not null;
+
   update pgsched.schedules as s
   set last_task_id = (
     select d.depends_on_id
@@ -84,11 +94,8 @@ begin
     where d.task_id = s.last_task_id
     limit 1
   )
-  from pgsched.scheduled_tasks as t
-  where t.id = any (p_task_ids)
-    and t.pending_dependencies > 0
-    and s.id = t.schedule_id
-    and s.last_task_id = t.id;
+  where s.id = any (v_schedules)
+    and s.last_task_id = any (v_waiting);
 
   perform pgsched.record_events(p_task_ids, 'CANCELLED', p_reason, p_now);
   perform pgsched.finish_tasks(

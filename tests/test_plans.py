@@ -66,6 +66,8 @@ CALLS = [
     "a list with new keys",
     "a list with keys again",
     "a list with expired keys",
+    "cancel many",
+    "retry many",
 ]
 EXPLAIN = """
     load 'auto_explain';
@@ -222,6 +224,7 @@ def exercise(sched: Sched, observer: Observer) -> None:
     dependent(sched, observer)
     news(sched, observer)
     listed(sched, observer)
+    many(sched, observer)
     with observer.watching("next_due_in"):
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
@@ -314,6 +317,18 @@ def listed(sched: Sched, observer: Observer) -> None:
         " (select task_id from pgsched.idempotency_keys where key like 'new %')"
     )
     sched.conn.execute("delete from pgsched.idempotency_keys")
+
+
+def many(sched: Sched, observer: Observer) -> None:
+    """Cancel many tasks and bring them back."""
+    at = sched.now
+    for call, function, after in (
+        ("cancel many", "cancel_tasks", "-infinity"),
+        ("retry many", "retry_tasks", at),
+    ):
+        query = f"select * from pgsched.{function}(p_after => %s, p_limit => {BATCH})"
+        with observer.watching(call):
+            sched.rows(query, after)
 
 
 def single(sched: Sched, observer: Observer) -> None:
@@ -428,6 +443,15 @@ def test_what_is_due_is_found_by_its_index(
     seen: dict[str, dict[str, list[Node]]], phase: str, call: str
 ) -> None:
     assert "scheduled_tasks_due_idx" in {node.used_index for node in seen[phase][call]}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_what_may_be_retried_is_found_by_its_index(
+    seen: dict[str, dict[str, list[Node]]], phase: str
+) -> None:
+    used = {node.used_index for node in seen[phase]["retry many"]}
+
+    assert "task_instances_default_status_finished_at_idx" in used
 
 
 @pytest.mark.parametrize("phase", PHASES)
