@@ -64,7 +64,7 @@ create table pgsched.external_systems (
     primary key (name),
 
   constraint external_systems_base_url_is_http
-    check (base_url ~ '^https?://[^[:space:]]+$'),
+    check (base_url ~ '^https?://[^[:space:]@/?#]+([/?#][^[:space:]]*)?$'),
 
   constraint external_systems_completion_is_known
     check (completion in ('callback', 'response')),
@@ -93,7 +93,7 @@ comment on table pgsched.external_systems is
 comment on column pgsched.external_systems.name is
   'The name queues refer to.';
 comment on column pgsched.external_systems.base_url is
-  'http(s) address; tasks are POSTed to {base_url}/api/tasks/status.  Null: the worker''s PGSCHED_EXTERNAL_SYSTEM_URL.';
+  'http(s) address, without a user or a password; tasks are POSTed to {base_url}/api/tasks/status.  Null: the worker''s PGSCHED_EXTERNAL_SYSTEM_URL.';
 comment on column pgsched.external_systems.api_key_env is
   'Name of the environment variable of the worker that holds the bearer key.  Null: PGSCHED_EXTERNAL_SYSTEM_API_KEY when base_url is null too, else no key.';
 comment on column pgsched.external_systems.signing_secret_env is
