@@ -254,15 +254,15 @@ def test_a_file_is_one_transaction_and_tells_the_dba_what_it_does(path: Path) ->
 # The layers of src/: a module imports only from the layers above its own.
 
 LAYERS = [
-    {"due", "errors", "http1", "plain"},
+    {"due", "errors", "http1", "plain", "queues"},
     {"signing"},
     {"models", "settings", "failures", "fields", "zones", "loops", "devbin"},
     {"expression"},
     {"cron"},
     {"decoding", "schedules", "cursors", "devdb", "instants", "messages", "slots", "transport"},
     {"answers", "arguments", "options"},
-    {"batches", "db", "firing", "migrator", "news", "posting", "preview", "reports", "words"},
-    {"bulk", "clients", "complaints", "database", "diagnosis", "external", "reading", "visit"},
+    {"batches", "choices", "db", "firing", "migrator", "news", "posting", "preview", "reports", "words"},
+    {"bulk", "clients", "complaints", "database", "diagnosis", "external", "operating", "reading", "visit"},
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
     {"breaker", "duties", "scanner", "doctor", "teller", "ways"},
     {"lanes", "lifecycle"},

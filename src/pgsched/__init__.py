@@ -23,12 +23,14 @@ from pgsched.models import (
     TaskInstance,
     TaskStatus,
 )
+from pgsched.queues import BulkResult
 from pgsched.scanner import ScheduleScanner
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings, load_settings
 from pgsched.worker import Worker
 
 __all__ = [
+    "BulkResult",
     "ConfigError",
     "Conflict",
     "CronGenerator",

@@ -129,7 +129,7 @@ class Arguments(BaseModel):
     max_instants: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
 
-def checked(arguments: dict[str, Any]) -> dict[str, Any]:
+def checked(arguments: dict[str, Any], kind: type[BaseModel] = Arguments) -> dict[str, Any]:
     """
     The arguments that are not None, by their names in SQL.
 
@@ -137,7 +137,7 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
         Invalid: One is wrong; the message names it.
     """
     try:
-        given = Arguments(**arguments)
+        given = kind(**arguments)
     except ValidationError as exc:
         raise Invalid(explain(exc.errors())) from None
     passed = given.model_fields_set

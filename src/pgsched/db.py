@@ -80,10 +80,22 @@ async def connection_of(session: Session) -> Connection:
 
 async def call(session: Session, function: str, **arguments: object) -> Any:
     """Call a SQL function in the caller's transaction; an argument left None has its default."""
-    given = {name: _adapt(value) for name, value in arguments.items() if value is not None}
-    named = ", ".join(f"{name} => %({name})s" for name in given)
+    given, named = _named(arguments)
     rows = await fetch(session, f"select pgsched.{function}({named})", given, tuple_row)
     return rows[0][0] if rows else None
+
+
+async def call_row(session: Session, function: str, **arguments: object) -> TupleRow:
+    """The same of a function that returns one row of several columns."""
+    given, named = _named(arguments)
+    query = f"select found.* from pgsched.{function}({named}) as found"  # noqa: S608
+    (row,) = await fetch(session, query, given, tuple_row)
+    return row
+
+
+def _named(arguments: Mapping[str, object]) -> tuple[dict[str, object], str]:
+    given = {name: _adapt(value) for name, value in arguments.items() if value is not None}
+    return given, ", ".join(f"{name} => %({name})s" for name in given)
 
 
 async def fetch(
@@ -102,7 +114,7 @@ async def fetch(
 
 
 def _adapt(value: object) -> object:
-    if isinstance(value, list) and value and isinstance(value[0], UUID):
+    if isinstance(value, list) and all(isinstance(item, UUID | str) for item in value):
         return value  # an array, and no JSON
     return Jsonb(value, dumps=dumps) if isinstance(value, dict | list) else value
 

@@ -1,4 +1,4 @@
-"""What may be said of a task, a definition or a schedule besides what it needs; as keywords."""
+"""What may be said of a task, a definition, a schedule and their like, as keywords."""
 
 from __future__ import annotations
 
@@ -101,3 +101,45 @@ class ScheduleOptions(PolicyOptions, total=False):
     queue: str | None
     schedule_config: dict[str, Json] | None
     trace_id: UUID | str | None
+
+
+class SystemOptions(TypedDict, total=False):
+    """
+    What an external system may say; the comments on the table's columns explain each.
+
+    api_key_env, signing_secret_env: Names of environment variables of the worker.
+    completion: callback (default) or response.
+    request_timeout: 100 ms to 10 min, default 30 s.
+    delivery_timeout: Up to 10 years, default 24 h.
+    batch_size: Tasks in one request, 1 (default) to 1000.
+    max_in_flight: Requests of one worker at a time, 1 to 1000; default: its push_slots.
+    push_statuses: Any of PENDING, SCHEDULED, FAILED and CANCELLED, of which it is told.
+    """
+
+    api_key_env: str | None
+    completion: str | None
+    request_timeout: timedelta | None
+    delivery_timeout: timedelta | None
+    signing_secret_env: str | None
+    batch_size: int | None
+    max_in_flight: int | None
+    push_statuses: list[str] | None
+
+
+class TaskFilter(TypedDict, total=False):
+    """
+    What many tasks have in common; at least one is needed.
+
+    definition, schedule: A name or an id.
+    error_like: A pattern of LIKE, for the latest error.
+    after, before: From then on, and earlier than that.
+    """
+
+    definition: str | UUID | None
+    queue: str | None
+    schedule: str | UUID | None
+    trace_id: UUID | str | None
+    status: str | None
+    error_like: str | None
+    after: datetime | None
+    before: datetime | None

@@ -11,8 +11,20 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from pgsched.db import Row, Session, call, fetch
 from pgsched.errors import Invalid, NotFound
 from pgsched.models import ScheduledTask, TaskDefinition
+from pgsched.queues import QueueStatus, SystemStatus
 from pgsched.schedules import Backfill, Schedule, ScheduleChange, ScheduleFire
 
+_SYSTEMS = """
+    select
+      s.*,
+      case
+        when s.open_until is null then 'closed'
+        when s.probe_until > n.at then 'probing'
+        else 'open'
+      end as breaker
+    from pgsched.external_systems as s
+    cross join (select pgsched.now() as at) as n
+"""
 _OF_SCHEDULE = "schedule_id = (pgsched.find_schedule(%(schedule)s)).id"
 
 
@@ -174,6 +186,29 @@ async def count_runs(session: Session, schedule: str, instants: list[datetime]) 
     """  # noqa: S608
     given = {"schedule": schedule, "instants": instants}
     return int((await fetch(session, query, given, scalar_row))[0])
+
+
+async def list_external_systems(session: Session) -> list[SystemStatus]:
+    """The external systems, and how their breakers are, by name."""
+    return await _select(session, SystemStatus, f"{_SYSTEMS} order by s.name", [])
+
+
+async def get_external_system(session: Session, name: str) -> SystemStatus:
+    """
+    One external system.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    found = await _select(session, SystemStatus, f"{_SYSTEMS} where s.name = %s", [name])
+    if not found:
+        raise NotFound(f"external system {name!r} does not exist")
+    return found[0]
+
+
+async def list_queues(session: Session) -> list[QueueStatus]:
+    """The queues, by name: their limits, and what is in them."""
+    return await _select(session, QueueStatus, "select * from pgsched.queue_stats order by 1", [])
 
 
 async def list_rows(session: Session, view: str) -> list[dict[str, Any]]:

@@ -13,11 +13,12 @@ from pgsched.cron import validate_cron
 from pgsched.db import Session
 from pgsched.errors import Invalid
 from pgsched.models import Json
+from pgsched.operating import OperatorControl
 from pgsched.options import DefinitionOptions, NewTask, ScheduleOptions, TaskOptions
 from pgsched.settings import Settings
 
 
-class SchedulerService:
+class SchedulerService(OperatorControl):
     """
     Schedules tasks; never reads them, and never commits.
 
