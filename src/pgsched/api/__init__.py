@@ -23,7 +23,7 @@ try:
 except ImportError as exc:
     raise ConfigError("the API needs the extra `server`: pip install 'pgsched[server]'") from exc
 
-from pgsched.api import cron_routes, reports, routes, schedule_routes
+from pgsched.api import cron_routes, operating_routes, reports, routes, schedule_routes
 from pgsched.api.guard import (
     STATUS,
     Guard,
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    for part in (reports, routes, schedule_routes, cron_routes):
+    for part in (reports, routes, operating_routes, schedule_routes, cron_routes):
         app.include_router(part.router)
     app.include_router(routes.health)
     app.add_middleware(Guard, key=key_of(settings), secrets=secrets_of(settings.callback_secret))

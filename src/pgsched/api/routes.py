@@ -136,9 +136,10 @@ async def stop_loop(task_id: UUID, services: Wired) -> JsonResponse:
 
 @router.get("/queues")
 async def queues(services: Wired) -> JsonResponse:
-    """What is due, what comes later and what is under way; counts stop at 10,000."""
+    """Limits and breakers, what is due, later and under way; counts stop at 10,000."""
     async with services.connection() as connection:
-        return JsonResponse({"queues": await reading.list_rows(connection, "queue_stats")})
+        found = await reading.list_queues(connection)
+    return JsonResponse({"queues": [plain(row) for row in found]})
 
 
 @router.get("/upcoming")
