@@ -261,8 +261,29 @@ LAYERS = [
     {"cron"},
     {"decoding", "schedules", "cursors", "devdb", "instants", "messages", "slots", "transport"},
     {"answers", "arguments", "options"},
-    {"batches", "choices", "db", "firing", "migrator", "news", "posting", "preview", "reports", "words"},
-    {"bulk", "clients", "complaints", "database", "diagnosis", "external", "operating", "reading", "visit"},
+    {
+        "batches",
+        "choices",
+        "db",
+        "firing",
+        "migrator",
+        "news",
+        "posting",
+        "preview",
+        "reports",
+        "words",
+    },
+    {
+        "bulk",
+        "clients",
+        "complaints",
+        "database",
+        "diagnosis",
+        "external",
+        "operating",
+        "reading",
+        "visit",
+    },
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
     {"breaker", "duties", "scanner", "doctor", "teller", "ways"},
     {"lanes", "lifecycle"},
@@ -372,7 +393,7 @@ ELSEWHERE = re.compile(rb"(?<![\w.])/wor" + rb"k(/|\b(?![\w-]))|\.\./sha" + rb"r
 
 
 def project_files() -> Iterator[Path]:
-    yield from (path for path in ROOT.iterdir() if path.is_file())
+    yield from (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and not {"node_modules", "__pycache__"} & set(path.parts):

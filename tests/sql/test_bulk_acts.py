@@ -68,7 +68,7 @@ def test_what_failed_or_was_cancelled_runs_again_as_by_a_single_retry(sched: Sch
 
     assert retry(sched, after="-infinity") == (2, 2, 0)
 
-    for task_id, events in ((first, []), (second, ["CANCELLED"])):
+    for task_id, events in ((first, ["REFUSED"]), (second, ["CANCELLED"])):
         task = sched.task(task_id)
         assert (task.status, task.attempt, task.retry_count) == ("PENDING", 2, 0)
         assert task.execute_after == sched.now

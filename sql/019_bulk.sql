@@ -1,4 +1,4 @@
--- 018 bulk
+-- 019 bulk
 --
 -- What people do to many tasks at once: try again what has failed, cancel
 -- what is not wanted any more, by what the tasks have in common.  Each task
@@ -15,7 +15,7 @@
 
 begin;
 
-call pgsched.begin_migration(18, 'bulk');
+call pgsched.begin_migration(19, 'bulk');
 
 -- What ended well is not in it: that costs nothing but the look at its status.
 create index task_instances_unsuccessful_idx
