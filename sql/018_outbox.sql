@@ -147,7 +147,7 @@ begin
           select l.sequence
           from pgsched.status_pushes as l
           where l.task_id = c.task_id
-            and l.sequence > c.sequence
+            and l.sequence + 0 > c.sequence  -- by the index of the task
             and l.given_up_at is null
             and (l.status, l.attempt) = (c.status, c.attempt)
           limit 1

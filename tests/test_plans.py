@@ -22,6 +22,9 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from pgsched.firing import tick_of
 from tests.sql.sched import Sched, settlement
 
+# All phases are gone through before the first test, which some machines take long for.
+pytestmark = pytest.mark.timeout(400)
+
 BATCH = 200
 PHASES = [
     "empty",
