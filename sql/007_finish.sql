@@ -225,8 +225,9 @@ comment on function pgsched.begin_rounds(pgsched.task_end[], uuid[], timestamptz
   'Make the rounds that follow those just finished.';
 
 -- A task that a stranger has locked keeps its edge, for resolve_dependencies(),
--- and so does one whose dependency was retried meanwhile: whether that is
--- unfinished and how it ended is read in one snapshot.
+-- and so does one that a stranger is retrying, and one whose dependency was
+-- retried meanwhile: whether that is unfinished and how it ended is read in
+-- one snapshot.
 create function pgsched.unblock_tasks(p_ended_ids uuid[], p_now timestamptz)
   returns pgsched.task_end[]
   language plpgsql
@@ -266,6 +267,13 @@ begin
     ) as e
     where (select t.id from pgsched.scheduled_tasks as t where t.id = e.id) is null
   ),
+  orphaned as materialized (
+    select d.task_id, d.depends_on_id
+    from pgsched.task_dependencies as d
+    where d.depends_on_id = any (p_ended_ids)
+      and (select t.id from pgsched.scheduled_tasks as t where t.id = d.task_id) is null
+    for update skip locked
+  ),
   gone as (
     delete from pgsched.task_dependencies as d
     using ended as e
@@ -273,7 +281,7 @@ begin
       and d.depends_on_id = e.id
       and (
         d.task_id = any (v_ids)
-        or (select t.id from pgsched.scheduled_tasks as t where t.id = d.task_id) is null
+        or (d.task_id, d.depends_on_id) in (select o.task_id, o.depends_on_id from orphaned as o)
       )
     returning d.task_id, e.id, e.status
   ),

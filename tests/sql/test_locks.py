@@ -223,3 +223,41 @@ def test_a_retry_gives_up_the_record_that_another_retries(sched: Sched, stranger
         sched.conn.execute("alter function pgsched.retry_task reset lock_timeout")
 
     assert refused.value.sqlstate == "PS409"
+
+
+@pytest.mark.parametrize("ends_by", ["settle", "report"])
+def test_a_dependent_that_is_being_retried_is_not_waited_for(
+    sched: Sched, stranger: Sched, ends_by: str
+) -> None:
+    first = sched.schedule()
+    dependent = sched.schedule(depends_on=[first])
+    claimed = sched.claim_one()
+    sched.call("cancel_task", dependent)
+
+    with stranger.transaction():
+        stranger.call("retry_task", dependent)
+        if ends_by == "settle":
+            sched.settle(claimed, "REFUSED")
+        else:
+            sched.report_many({"task_id": first, "status": "SUCCESS"})
+        sched.call("resolve_dependencies")
+
+    sched.call("resolve_dependencies")
+    assert sched.rows("select from pgsched.task_dependencies") == []
+    assert sched.status(dependent) == "CANCELLED"
+
+
+def test_a_dependent_that_was_being_retried_runs_in_the_end(sched: Sched, stranger: Sched) -> None:
+    first = sched.schedule()
+    dependent = sched.schedule(depends_on=[first])
+    sched.claim_one()
+    sched.call("cancel_task", dependent)
+    stranger.conn.execute("begin")
+    stranger.call("retry_task", dependent)
+    sched.report(first, "SUCCESS")
+    stranger.conn.execute("commit")
+    assert sched.claim() == []
+
+    sched.call("resolve_dependencies")
+
+    assert sched.claim_one().id == dependent
