@@ -47,7 +47,11 @@ create view pgsched.queue_stats as
     s.open_reason,
     q.max_in_flight,
     q.rate_per_second,
-    coalesce(greatest(q.resumed_at, s.closed_at) > n.at - pgsched.ramp_term(), false) as is_ramping,
+    coalesce(
+      greatest(q.resumed_at, s.closed_at) > n.at - pgsched.ramp_term()
+      and greatest(q.resumed_at, s.closed_at) <= n.at + pgsched.ramp_term(),
+      false
+    ) as is_ramping,
     due.count as due_count,
     due.oldest as oldest_due_since,
     later.count as later_count,

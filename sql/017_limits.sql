@@ -30,6 +30,8 @@ call pgsched.begin_migration(17, 'limits');
 
 -- Limits -----------------------------------------------------------------
 
+-- A time in the future is of a clock that was set back, and counts for nothing;
+-- but the claims of a moment do not all know the same time.
 create function pgsched.token_bucket(
   p_queue    text,
   p_now      timestamptz,
@@ -49,7 +51,7 @@ begin atomic
         when r.refreshed_at >= coalesce(b.ramp_since, '-infinity')
           then r.tokens + b.rate * greatest(extract(epoch from p_now - r.refreshed_at)::double precision, 0)
         when b.ramp_since is not null
-          then 1 + b.rate * extract(epoch from p_now - b.ramp_since)::double precision
+          then 1 + b.rate * greatest(extract(epoch from p_now - b.ramp_since)::double precision, 0)
         else b.burst
       end
     )
@@ -63,7 +65,7 @@ begin atomic
         q.rate_per_second,
         q.burst,
         w.ramp_since,
-        20 * power(2, extract(epoch from p_now - w.ramp_since)::double precision) as ramp
+        20 * power(2, extract(epoch from greatest(p_now, w.ramp_since) - w.ramp_since)::double precision) as ramp
       from pgsched.queues as q
       join pgsched.external_systems as s
         on s.name = q.external_system
@@ -71,13 +73,16 @@ begin atomic
         select greatest(q.resumed_at, s.closed_at) as latest
       ) as u
       cross join lateral (
-        select case when u.latest > p_now - pgsched.ramp_term() then u.latest end as ramp_since
+        select case
+          when u.latest > p_now - pgsched.ramp_term() and u.latest <= p_now + pgsched.ramp_term() then u.latest
+        end as ramp_since
       ) as w
       where q.name = p_queue
     ) as l
   ) as b
   left join pgsched.queue_rates as r
-    on r.queue = p_queue;
+    on r.queue = p_queue
+    and r.refreshed_at <= p_now + pgsched.ramp_term();
 end;
 
 comment on function pgsched.token_bucket(text, timestamptz) is
@@ -131,7 +136,10 @@ begin
     on conflict (queue) do update
     set
       tokens       = excluded.tokens,
-      refreshed_at = greatest(r.refreshed_at, excluded.refreshed_at);
+      refreshed_at = case
+        when r.refreshed_at <= p_now + pgsched.ramp_term() then greatest(r.refreshed_at, p_now)
+        else p_now
+      end;
   end if;
 
   return v_ids;

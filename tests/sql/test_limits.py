@@ -270,6 +270,39 @@ def test_a_claim_with_an_older_clock_makes_no_tokens(sched: Sched) -> None:
     assert sched.claim() == []
 
 
+def test_a_clock_that_was_set_back_does_not_starve_a_queue_until_it_has_caught_up(
+    sched: Sched,
+) -> None:
+    limit(sched, rate_per_second=10, burst=10)
+    fill(sched, 10)
+    assert len(sched.claim()) == 10
+
+    sched.clock(-HOUR)
+    fill(sched, 100)
+    assert len(sched.claim()) == 10
+    assert sched.claim() == []
+    sched.clock(SECOND / 2)
+    assert len(sched.claim()) == 5
+
+
+@pytest.mark.parametrize(
+    ("stop", "go"), [("pause_queue", "resume_queue"), ("open_breaker", "close_breaker")]
+)
+@pytest.mark.parametrize("back", [5 * SECOND, MINUTE, HOUR, 8760 * HOUR])
+def test_a_clock_that_was_set_back_does_not_stop_the_ramp(
+    sched: Sched, stop: str, go: str, back: timedelta
+) -> None:
+    sched.call(stop, "default")
+    sched.call(go, "default")
+
+    sched.clock(-back)
+    fill(sched, 30, "default")
+
+    assert sched.call("next_due_in") is None
+    assert len(sched.claim()) == (1 if back < MINUTE else 30)
+    assert sched.rows("select * from pgsched.queue_stats")[0].is_ramping == (back < MINUTE)
+
+
 def test_another_rate_holds_at_once(sched: Sched) -> None:
     limit(sched, rate_per_second=1)
     fill(sched, 100)
