@@ -238,6 +238,8 @@ $$;
 comment on function pgsched.lock_due_pushes(text[], integer, timestamptz) is
   'Lock up to p_limit due messages of these queues, of each task only the oldest, and drop stale ones on the way; their numbers.';
 
+-- A breaker that could have been probed for a minute has no task to be probed
+-- with, and may stay open for as long.  The messages do not wait for that.
 create function pgsched.claim_status_pushes(
   p_worker_id uuid,
   p_limit     integer default 50,
@@ -283,7 +285,7 @@ begin
     from pgsched.external_systems as x
     join pgsched.queues as q
       on q.external_system = x.name
-    where x.open_until is null
+    where (x.open_until is null or greatest(x.open_until, x.probe_until) <= v_now - interval '1 minute')
       and (p_queues is null or q.name = any (p_queues))
       and (
         select p.sequence
@@ -320,7 +322,7 @@ end;
 $$;
 
 comment on function pgsched.claim_status_pushes(uuid, integer, text[]) is
-  'Lease to a worker what the external systems of p_queues (null: all) are to be told, up to p_limit messages for each, and none while its breaker is open.  A paused queue still gives its messages.';
+  'Lease to a worker what the external systems of p_queues (null: all) are to be told, up to p_limit messages for each, and none while its breaker is open, unless no task has been there for a minute to probe it with.  A paused queue still gives its messages.';
 
 create type pgsched.status_push_result as (
   sequence   bigint,

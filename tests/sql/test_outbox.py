@@ -449,12 +449,50 @@ def test_many_that_are_stale_hide_none_that_is_not(sched: Sched) -> None:
 def test_nothing_is_told_while_the_breaker_is_open(sched: Sched) -> None:
     cancelled_running(sched)
     sched.call("open_breaker", "default")
-    sched.clock(HOUR)
+    sched.clock(MINUTE)
     assert sched.claim_news() == []
 
     sched.call("close_breaker", "default")
 
     assert len(sched.claim_news()) == 1
+
+
+@pytest.mark.parametrize("why", ["no task is due", "its queue is paused"])
+def test_an_open_breaker_that_nothing_can_probe_does_not_hold_it_for_ever(
+    sched: Sched, why: str
+) -> None:
+    task_id = sched.schedule()
+    sched.settle(sched.claim_one(), "DEFERRED")
+    sched.call("open_breaker", "default")
+    sched.call("cancel_task", task_id)
+    if why == "its queue is paused":
+        sched.schedule()
+        sched.call("pause_queue", "default")
+
+    sched.clock(MINUTE)
+    assert (sched.claim(), sched.claim_news()) == ([], [])
+    sched.clock(10 * SECOND)
+    (message,) = sched.claim_news()
+    sched.settle_news(message, outcome="DEFERRED", delay="1 minute")
+
+    assert sched.value("select s.open_count from pgsched.external_systems as s") == 1
+    sched.clock(MINUTE)
+    assert len(sched.claim_news()) == 1
+
+
+def test_while_it_is_probed_nothing_is_told(sched: Sched) -> None:
+    sched.call("define_external_system", "default", request_timeout="10 minutes")
+    task_id = sched.schedule()
+    sched.settle(sched.claim_one(), "DEFERRED")
+    sched.schedule()
+    sched.call("open_breaker", "default")
+    sched.call("cancel_task", task_id)
+    sched.clock(10 * SECOND)
+    assert sched.claim_one().is_probe
+
+    sched.clock(9 * MINUTE)
+
+    assert sched.claim_news() == []
 
 
 def test_a_paused_queue_is_still_told_of(sched: Sched) -> None:
