@@ -10,7 +10,7 @@
 -- a full term: after an outage of the database everyone may renew first.
 --
 -- Adds   workers, lease_term(), register_worker(), heartbeat(), lock_tasks_of(),
---        release_worker(), release_dead_workers()
+--        forget_probes(), release_worker(), release_dead_workers()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -125,6 +125,32 @@ end;
 comment on function pgsched.lock_tasks_of(uuid[]) is
   'Lock what these workers hold; the ids.';
 
+-- Waits for nobody: where a stranger holds the row, the probe runs out.
+create function pgsched.forget_probes(p_worker_ids uuid[])
+  returns void
+  language plpgsql
+as $$
+begin
+  update pgsched.external_systems as s
+  set
+    probe_by    = null,
+    probe_until = null
+  where s.name = any (array(
+    select x.name
+    from pgsched.external_systems as x
+    where x.probe_by = any (p_worker_ids)
+    for no key update skip locked
+  ));
+
+  if found then
+    perform pgsched.wake();
+  end if;
+end;
+$$;
+
+comment on function pgsched.forget_probes(uuid[]) is
+  'Let others probe the external systems that these workers, which are gone, were probing.';
+
 create function pgsched.release_worker(p_worker_id uuid)
   returns integer
   language plpgsql
@@ -148,6 +174,8 @@ begin
     execute_after = v_now,
     deadline_at   = null
   where t.id = any (v_ids);
+
+  perform pgsched.forget_probes(array[p_worker_id]);
 
   if cardinality(v_ids) > 0 then
     perform pgsched.wake();
@@ -194,6 +222,7 @@ begin
 
   v_ids := pgsched.lock_tasks_of(v_dead);
   perform pgsched.lose_tasks(v_ids, 'its worker has lost its lease', v_now);
+  perform pgsched.forget_probes(v_dead);
 
   delete from pgsched.workers as w
   where w.id = any (v_dead)

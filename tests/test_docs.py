@@ -120,6 +120,7 @@ INTERNAL = {
     "finish_tasks",
     "fold_fires",
     "fold_newest",
+    "forget_probes",
     "hold_key",
     "hold_keys",
     "hold_recorded",

@@ -133,6 +133,40 @@ def test_another_worker_may_probe_when_the_first_has_not_told_in_time(
     assert str(state(sched).probe_by) == another.worker
 
 
+@pytest.mark.parametrize("how", ["says goodbye", "is dead"])
+def test_the_probe_of_a_worker_that_is_gone_is_not_waited_for(
+    sched: Sched, another: Sched, how: str
+) -> None:
+    sched.call("define_external_system", "mailer", request_timeout="10 minutes")
+    open_breaker(sched)
+    wait(sched)
+    assert another.worker
+    probe(sched)
+    assert another.claim() == []
+
+    if how == "says goodbye":
+        assert sched.goodbye() == 1
+    else:
+        sched.clock(20 * SECOND)
+        another.call("heartbeat", another.worker)
+        sched.clock(20 * SECOND)
+        assert another.call("release_dead_workers", another.worker) == 1
+
+    assert state(sched).probe_by is None
+    probe(another)
+
+
+def test_a_goodbye_waits_for_nobody_who_has_locked_the_system(sched: Sched, another: Sched) -> None:
+    open_breaker(sched)
+    wait(sched)
+    probe(sched)
+    sched.conn.execute("set lock_timeout = '1s'")
+
+    with another.transaction():
+        another.call("define_external_system", "mailer")
+        assert sched.goodbye() == 1
+
+
 def test_each_probe_that_fails_doubles_the_time_up_to_five_minutes(sched: Sched) -> None:
     waits = [open_breaker(sched) - sched.now]
     for _ in range(8):
