@@ -9,11 +9,51 @@
 -- begin_migration(), which stops a file that is run twice, too early, or by
 -- two people at once.  This one is stopped by its `create schema`.
 --
--- Adds   schema pgsched, schema_migrations, begin_migration(), now(), uuid7()
+-- Nobody but the owner may use the schema until 022_roles has granted that.
+-- From there on a file must not leave to PUBLIC what it creates, not for a
+-- moment: the last statement of each revokes it.
+--
+-- Adds   five roles, schema pgsched, schema_migrations, begin_migration(), now(), uuid7()
 -- Locks  nothing
--- Undo   drop schema pgsched cascade;
+-- Undo   drop schema pgsched cascade;  the roles are shared by all databases of the server
 
 begin;
+
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
+-- Roles belong to the server, not to the database: they may be there already,
+-- or come into being just now in another one, which shows as either error.
+do $$
+declare
+  v_name    text;
+  v_missing text[] := '{}';
+begin
+  foreach v_name in array array[
+    'pgsched_client', 'pgsched_executor', 'pgsched_worker', 'pgsched_operator', 'pgsched_reader'
+  ] loop
+    begin
+      if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_name) then
+        execute format('create role %I nologin', v_name);
+      end if;
+    exception
+      when duplicate_object or unique_violation then
+        null;
+      when insufficient_privilege then
+        v_missing := v_missing || v_name;
+    end;
+  end loop;
+
+  if v_missing <> '{}' then
+    raise exception sqlstate '42501' using
+      message = format('%s may not create the roles that pgsched grants rights to', current_user),
+      hint = format(
+        'Let an administrator run this, then try again: %s',
+        (select string_agg(format('create role %I nologin;', m.name), ' ') from unnest(v_missing) as m (name))
+      );
+  end if;
+end;
+$$;
 
 create schema pgsched;
 
@@ -85,9 +125,16 @@ create procedure pgsched.begin_migration(
   language plpgsql
 as $$
 declare
-  v_next integer;
+  v_next  integer;
+  v_owner name := (select pg_get_userbyid(n.nspowner) from pg_catalog.pg_namespace as n where n.nspname = 'pgsched');
 begin
-  perform set_config('lock_timeout', '5s', true);
+  -- What is SECURITY DEFINER has the rights of whoever made it.
+  if v_owner <> current_user then
+    raise exception sqlstate '42501' using
+      message = format('the schema pgsched belongs to %s, and this is %s', v_owner, current_user),
+      hint = format('Migrate as the owner, or set role %I first.', v_owner);
+  end if;
+
   lock table pgsched.schema_migrations in share row exclusive mode;
 
   select coalesce(max(m.version), 0) + 1
@@ -110,8 +157,10 @@ end;
 $$;
 
 comment on procedure pgsched.begin_migration(integer, text, boolean) is
-  'First statement of every migration: lock the ledger, refuse what is not exactly the next version, record it.';
+  'First statement of every migration: lock the ledger, refuse another role than the owner and what is not exactly the next version, record it.';
 
 call pgsched.begin_migration(1, 'foundation');
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

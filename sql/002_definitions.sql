@@ -16,6 +16,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(2, 'definitions');
 
 -- Text and a domain, not an enum: a value can be dropped again.
@@ -634,5 +637,7 @@ $$;
 
 comment on function pgsched.define_task(text, jsonb, text, integer, integer, interval, text, interval, text, text, jsonb, jsonb, jsonb, boolean, text) is
   'Define what can be run, or change the definition of that name.  Returns its id.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

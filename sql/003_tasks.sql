@@ -18,6 +18,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(3, 'tasks');
 
 -- First what a reader of `select *` looks for.
@@ -389,5 +392,7 @@ create trigger queues_before_update_guard
 create trigger task_definitions_before_delete_guard
   before delete on pgsched.task_definitions
   for each row execute function pgsched.guard_definition();
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

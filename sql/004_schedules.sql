@@ -17,6 +17,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(4, 'schedules');
 
 -- Stable, so that a schedule keeps its distance from one run to the next.
@@ -545,5 +548,7 @@ comment on function pgsched.note_gap_of_deleted() is
 create trigger schedules_before_delete_gap
   before delete on pgsched.schedules
   for each row execute function pgsched.note_gap_of_deleted();
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -16,6 +16,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(5, 'wake');
 
 create unlogged sequence pgsched.wake_mark;
@@ -161,5 +164,7 @@ $$;
 
 comment on function pgsched.next_due_in(text[]) is
   'How long until the next task of these queues (null: of all) or the next schedule is due, or a limited queue has tokens, or a breaker may be probed; null when nothing is planned.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

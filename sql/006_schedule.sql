@@ -19,6 +19,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(6, 'schedule');
 
 create function pgsched.check_payload(p_field text, p_payload jsonb)
@@ -769,5 +772,7 @@ $$;
 
 comment on function pgsched.schedule_many(jsonb) is
   'Run up to 100,000 tasks, now or later: [{definition, input_params, scheduled_time or delay (seconds), priority, queue, trace_id, idempotency_key, schedule_config}].  All or none; an error names the index and the field.  Returns their ids in the order given.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -16,6 +16,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(7, 'finish');
 
 create type pgsched.task_end as (
@@ -506,5 +509,7 @@ $$;
 
 comment on function pgsched.lose_tasks(uuid[], text, timestamptz) is
   'Put back locked SCHEDULED tasks that their worker has lost; the tenth time in a row is the end.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -16,6 +16,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(8, 'workers');
 
 create table pgsched.workers (
@@ -234,5 +237,7 @@ $$;
 
 comment on function pgsched.release_dead_workers(uuid) is
   'Put back what workers without a lease hold, if the caller''s own lease is old enough to judge.  Returns how many tasks.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

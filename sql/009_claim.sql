@@ -23,6 +23,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(9, 'claim');
 
 create function pgsched.find_due(p_queues text[], p_limit integer, p_cursors jsonb, p_now timestamptz)
@@ -242,5 +245,7 @@ end;
 
 comment on function pgsched.dispatch_targets() is
   'The queues and where each leads.  One that is paused is not claimed, but its external system is still told of changes of status.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -25,6 +25,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(10, 'settle');
 
 create type pgsched.settlement as (
@@ -353,5 +356,7 @@ $$;
 
 comment on function pgsched.expire_deadlines(integer) is
   'Take back what is past its deadline, at most p_limit tasks; how many.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -18,6 +18,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(11, 'report');
 
 create type pgsched.report as (
@@ -388,5 +391,7 @@ $$;
 
 comment on function pgsched.report_status(uuid, text, integer, text, text, jsonb, jsonb, boolean) is
   'Report RUNNING, SUCCESS, FAILED or CANCELLED for a task''s attempt (null: the current one).  Returns the task''s status now.  A refusal raises; only report_statuses() leaves an event of it.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -10,6 +10,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(12, 'control');
 
 create function pgsched.lock_task(p_task_id uuid)
@@ -351,5 +354,7 @@ end;
 
 comment on function pgsched.try_duty(text) is
   'Take a duty for the rest of this transaction; false when another session has it.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

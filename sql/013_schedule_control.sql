@@ -19,6 +19,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(13, 'schedule_control');
 
 -- The shape is checked here; the worker that computes the first instant
@@ -589,5 +592,7 @@ create trigger task_definitions_after_update_own_schedule
       is distinct from (new.cron_expr, new.name, new.schedule_config ->> 'timezone')
   )
   execute function pgsched.keep_own_schedule();
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -15,6 +15,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(14, 'fire');
 
 create type pgsched.due_fire as (
@@ -592,5 +595,7 @@ $$;
 
 comment on function pgsched.recompute_schedules(text, integer) is
   'Have next_run_at computed anew where that was done with an older release of the time zone database.  Returns how many schedules.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

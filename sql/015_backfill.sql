@@ -11,6 +11,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(15, 'backfill');
 
 create function pgsched.backfill_schedule(
@@ -270,5 +273,7 @@ $$;
 
 comment on function pgsched.run_backfill(jsonb) is
   'One slice of a backfill: {"backfill_id", "expected" (the counts_from it was computed from), "instants": […], "is_done", "error_msg" (refuses it)}.  Returns how many tasks were made.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

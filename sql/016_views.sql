@@ -9,6 +9,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(16, 'views');
 
 create view pgsched.tasks as
@@ -319,5 +322,7 @@ $$;
 
 comment on function pgsched.explain_schedule(text) is
   'Why a schedule fires or does not, what became of its latest instants, and what to do; in words.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -26,6 +26,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(17, 'limits');
 
 -- Limits -----------------------------------------------------------------
@@ -408,5 +411,7 @@ $$;
 
 comment on function pgsched.close_breaker(text, uuid) is
   'Close the circuit breaker of an external system; p_worker_id: only if that worker holds its probe.  The rate of its queues ramps up for ten seconds.  Returns whether it was open.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

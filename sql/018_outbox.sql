@@ -22,6 +22,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(18, 'outbox');
 
 -- Write ------------------------------------------------------------------
@@ -509,5 +512,7 @@ create trigger queues_after_update_status_pushes
 create trigger queues_after_delete_status_pushes
   after delete on pgsched.queues
   for each row execute function pgsched.move_status_pushes();
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

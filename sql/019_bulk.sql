@@ -15,6 +15,9 @@
 
 begin;
 
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
 call pgsched.begin_migration(19, 'bulk');
 
 -- What ended well is not in it: that costs nothing but the look at its status.
@@ -372,5 +375,7 @@ $$;
 
 comment on function pgsched.cancel_tasks(text, text, text, uuid, text, text, timestamptz, timestamptz, text, integer, boolean) is
   'Cancel up to p_limit unfinished tasks that have all that is given in common; p_after and p_before say when they were made, p_error_like is a pattern of LIKE.  Returns how many were looked at, are CANCELLED, and could not be.  p_is_preview: only count what matches, up to 100,000.';
+
+revoke execute on all routines in schema pgsched from public;
 
 commit;

@@ -251,6 +251,26 @@ def test_a_file_is_one_transaction_and_tells_the_dba_what_it_does(path: Path) ->
     assert text.endswith("commit;\n")
 
 
+@pytest.mark.parametrize("path", SQL_FILES, ids=lambda path: path.stem)
+def test_a_file_waits_for_no_lock_for_long(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+
+    assert re.search(
+        r"^begin;\n\nset local lock_timeout = '2s';\nset local statement_timeout = '\d+min';\n",
+        text,
+        re.MULTILINE,
+    )
+
+
+@pytest.mark.parametrize("path", SQL_FILES, ids=lambda path: path.stem)
+def test_a_file_takes_its_functions_from_the_public_before_anybody_sees_them(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    revoked = "\nrevoke execute on all routines in schema pgsched from public;\n\ncommit;\n"
+
+    made = re.search(r"^create (or replace )?(function|procedure)\b", text, re.MULTILINE)
+    assert not made or text.endswith(revoked)
+
+
 # The layers of src/: a module imports only from the layers above its own.
 
 LAYERS = [
