@@ -121,6 +121,11 @@ async def explain_schedule(session: Session, schedule: str) -> str:
     return str(await call(session, "explain_schedule", p_schedule=schedule))
 
 
+async def explain_task(session: Session, task_id: UUID | str) -> str:
+    """Why a task runs or does not, in words."""
+    return str(await call(session, "explain_task", p_task_id=_uuid("task_id", str(task_id))))
+
+
 async def list_fires(
     session: Session, schedule: str, *, before: datetime | None = None, limit: int = 100
 ) -> list[ScheduleFire]:

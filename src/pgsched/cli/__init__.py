@@ -9,7 +9,26 @@ from typing import Annotated
 import psycopg
 import typer
 
-from pgsched.cli import backfill, control, cron, doctor, processes, schedules, schema, show
+from pgsched.cli import (
+    backfill,
+    control,
+    cron,
+    definitions,
+    doctor,
+    outbox,
+    processes,
+    queues,
+    schedules,
+    schema,
+    show,
+    submit,
+    systems,
+    task_acts,
+    task_page,
+    tasks,
+    top,
+    workers,
+)
 from pgsched.cli.printing import clean
 from pgsched.errors import PgschedError
 
@@ -21,11 +40,16 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for command in (schema.migrate, processes.worker, processes.serve, doctor.doctor):
-    app.command()(command)
-
-_schedules = typer.Typer(help="See and change schedules.", no_args_is_help=True)
-VERBS: dict[str, Callable[..., None]] = {
+Verb = Callable[..., None]
+ALONE: dict[str, Verb] = {
+    "migrate": schema.migrate,
+    "worker": processes.worker,
+    "serve": processes.serve,
+    "doctor": doctor.doctor,
+    "submit": submit.submit,
+    "top": top.top,
+}
+SCHEDULES: dict[str, Verb] = {
     "list": schedules.list_,
     "show": show.show,
     "set": control.set_,
@@ -38,14 +62,54 @@ VERBS: dict[str, Callable[..., None]] = {
     "changes": schedules.changes,
     "delete": control.delete,
 }
-for name, verb in VERBS.items():
-    _schedules.command(name)(verb)
-app.add_typer(_schedules, name="schedules")
+TASKS: dict[str, Verb] = {
+    "list": tasks.list_,
+    "show": task_page.show,
+    "events": tasks.events,
+    "explain": tasks.explain,
+    "cancel": task_acts.cancel,
+    "retry": task_acts.retry,
+}
+DEFINITIONS: dict[str, Verb] = {
+    "list": definitions.list_,
+    "show": definitions.show,
+    "set": definitions.set_,
+}
+QUEUES: dict[str, Verb] = {
+    "list": queues.list_,
+    "show": queues.show,
+    "set": queues.set_,
+    "pause": queues.pause,
+    "resume": queues.resume,
+}
+SYSTEMS: dict[str, Verb] = {
+    "list": systems.list_,
+    "show": systems.show,
+    "set": systems.set_,
+    "open": systems.open_,
+    "close": systems.close,
+}
+GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
+    "tasks": ("See tasks, cancel them and try them again.", TASKS),
+    "definitions": ("See and change what can be run.", DEFINITIONS),
+    "schedules": ("See and change schedules.", SCHEDULES),
+    "queues": ("See, limit and pause queues.", QUEUES),
+    "systems": ("See and change external systems, and their breakers.", SYSTEMS),
+    "workers": ("See the worker processes.", {"list": workers.list_}),
+    "outbox": ("See what external systems are still to be told.", {"list": outbox.list_}),
+    "cron": (
+        "Read cron expressions; needs no database.",
+        {"next": cron.next_, "explain": cron.explain},
+    ),
+}
 
-_cron = typer.Typer(help="Read cron expressions; needs no database.", no_args_is_help=True)
-_cron.command("next")(cron.next_)
-_cron.command("explain")(cron.explain)
-app.add_typer(_cron, name="cron")
+for name, verb in ALONE.items():
+    app.command(name)(verb)
+for name, (about, verbs) in GROUPS.items():
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for word, verb in verbs.items():
+        group.command(word)(verb)
+    app.add_typer(group, name=name)
 
 
 @app.callback()

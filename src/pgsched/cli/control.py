@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pgsched import reading
+from pgsched.cli import completion
 from pgsched.cli.flags import (
     Cron,
     DatabaseUrl,
@@ -45,7 +46,13 @@ SETTINGS = (
     "input_params",
 )
 
-Definition = Annotated[str, typer.Option(help="What it runs: name or id of the definition.")]
+Definition = Annotated[
+    str,
+    typer.Option(
+        help="What it runs: name or id of the definition.",
+        autocompletion=completion.definitions,
+    ),
+]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 

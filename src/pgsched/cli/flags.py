@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pgsched.cli import completion
 from pgsched.cli.values import duration_of, object_of, time_of
 
 DatabaseUrl = Annotated[
@@ -16,7 +17,14 @@ DatabaseUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the schedule.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Name or id of the schedule.",
+        autocompletion=completion.schedules,
+    ),
+]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="As many, the newest first.")]
 
 # When a schedule runs
@@ -90,7 +98,10 @@ MaxRuns = Annotated[int | None, typer.Option(min=1, help="End after so many runs
 
 # What it runs
 
-Queue = Annotated[str | None, typer.Option(help="Default: the definition's.")]
+Queue = Annotated[
+    str | None,
+    typer.Option(help="Default: the definition's.", autocompletion=completion.queues),
+]
 Priority = Annotated[int | None, typer.Option(min=-9, max=9, help="Default: the definition's.")]
 Input = Annotated[
     dict[str, Any] | None,

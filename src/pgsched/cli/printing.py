@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import typer
-from rich.console import Console
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +28,7 @@ def console() -> Console:
     )
 
 
-def print_rows(rows: Table) -> None:
+def print_rows(rows: RenderableType) -> None:
     """Print *rows*; without the blanks that would follow in a file."""
     out = console()
     if out.is_terminal:
@@ -109,6 +111,14 @@ STYLES = {
     "SKIPPED": "yellow",
     "MISSED": "yellow",
     "FAILED": "red",
+    "CANCELLED": "yellow",
+    "RUNNING": "cyan",
+    "open": "bold red",
+    "probing": "yellow",
+    "paused": "yellow",
+    "ramping": "yellow",
+    "gone": "bold red",
+    "given up": "red",
     "ok": "green",
     "warning": "yellow",
     "error": "bold red",
@@ -118,3 +128,12 @@ STYLES = {
 def coloured(text: str, word: str | None = None) -> Text:
     """*text* in the colour of the state or outcome *word*, which is *text* by default."""
     return Text(clean(text), style=STYLES.get(word or text, ""))
+
+
+def done(before: BaseModel | None, after: BaseModel, but: Collection[str] = ()) -> str:
+    """What a `set` did: created, changed or nothing; fields of *but* do not count."""
+    if before is None:
+        return "created"
+    fields = type(after).model_fields.keys() - set(but)
+    same = all(getattr(before, field) == getattr(after, field) for field in fields)
+    return "nothing to change in" if same else "changed"

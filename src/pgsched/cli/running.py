@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ import psycopg
 import typer
 
 from pgsched.db import Connection
-from pgsched.errors import MigrationError, PgschedError
+from pgsched.errors import MigrationError, NotFound, PgschedError
 from pgsched.settings import load_settings
 from pgsched.visit import visit
 
@@ -56,6 +57,28 @@ def run(
         raise PgschedError(f"the database says: {exc.diag.message_primary or exc}") from exc
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+async def found(session: Connection, look: Awaitable[T]) -> T | None:
+    """What *look* finds, None when it does not exist; the transaction goes on."""
+    try:
+        async with session.transaction():
+            return await look
+    except NotFound:
+        return None
+
+
+def confirm(question: str) -> None:
+    """
+    Ask at a terminal alone: what is in a pipe is no answer to this question.
+
+    Raises:
+        PgschedError: Stdin is no terminal, or the answer was not yes.
+        Exit: 130 after Ctrl-C.
+    """
+    if not sys.stdin.isatty():
+        raise PgschedError("stdin is no terminal to ask at: nothing was done; --yes does not ask")
+    ask(question)
 
 
 def ask(question: str) -> None:

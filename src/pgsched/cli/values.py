@@ -59,3 +59,10 @@ def object_of(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise typer.BadParameter('a JSON object is wanted, as {"invoice": 4711}')
     return value
+
+
+def names_of(text: str) -> list[str]:
+    """Names separated by commas; `none` is an empty list."""
+    if text.strip().lower() == "none":
+        return []
+    return [name.strip() for name in text.split(",")]
