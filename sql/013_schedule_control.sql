@@ -163,7 +163,14 @@ begin
     priority        = excluded.priority,
     trace_id        = excluded.trace_id,
     is_own          = s.is_own and s.definition_id = excluded.definition_id
+  where pgsched.may_change(s.created_by)
   returning s.id into v_id;
+
+  if v_id is null then
+    perform pgsched.refuse_stranger(format('schedule %L', s.name), s.created_by)
+    from pgsched.schedules as s
+    where s.name = p_schedule.name;
+  end if;
 
   return v_id;
 end;
@@ -192,6 +199,8 @@ create function pgsched.schedule_cron(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
@@ -243,6 +252,8 @@ create function pgsched.schedule_every(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
@@ -281,6 +292,8 @@ create function pgsched.find_schedule(p_schedule text)
   returns pgsched.schedules
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules;
@@ -326,6 +339,8 @@ begin
 
   if not found then
     raise exception sqlstate 'PS404' using message = format('p_schedule: schedule %L was deleted just now', p_schedule);
+  elsif not pgsched.may_change(v_schedule.created_by) then
+    perform pgsched.refuse_stranger(format('schedule %L', v_schedule.name), v_schedule.created_by);
   end if;
 
   return v_schedule;
@@ -359,6 +374,8 @@ create function pgsched.reschedule(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules := pgsched.lock_schedule(p_schedule);
@@ -394,6 +411,8 @@ create function pgsched.pause_schedule(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now      timestamptz := pgsched.now();
@@ -420,6 +439,8 @@ comment on function pgsched.pause_schedule(text, text, timestamptz) is
 create function pgsched.resume_schedule(p_schedule text)
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules := pgsched.lock_schedule(p_schedule);
@@ -447,6 +468,8 @@ create function pgsched.trigger_schedule(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
@@ -480,6 +503,8 @@ comment on function pgsched.trigger_schedule(text, jsonb, text) is
 create function pgsched.delete_schedule(p_schedule text)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -533,6 +558,8 @@ comment on function pgsched.own_schedule_name(pgsched.task_definitions) is
 create function pgsched.keep_own_schedule()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name     text := pgsched.own_schedule_name(new);

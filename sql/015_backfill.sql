@@ -24,6 +24,8 @@ create function pgsched.backfill_schedule(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now      timestamptz := pgsched.now();
@@ -81,6 +83,8 @@ create function pgsched.due_backfills(p_limit integer default 10)
     max_instants   integer
   )
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pgsched.now();
@@ -169,6 +173,8 @@ comment on function pgsched.unfold_fires(uuid, timestamptz[]) is
 create function pgsched.run_backfill(p_step jsonb)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

@@ -21,6 +21,7 @@ import typer
 from pgsched import cli
 from pgsched.cli.printing import ago, length, span
 from pgsched.cli.values import duration_of, object_of, time_of
+from tests.roles import as_role
 from tests.waiting import eventually
 
 Database = psycopg.Connection[Any]
@@ -72,7 +73,7 @@ def pgsched(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture
 def command(pgsched: Command, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command with the database of the test."""
-    monkeypatch.setenv("PGSCHED_DATABASE_URL", dsn)
+    monkeypatch.setenv("PGSCHED_DATABASE_URL", as_role(dsn, "operator"))
     return pgsched
 
 
@@ -109,7 +110,7 @@ def worker(dsn: str, tmp_path: Path) -> Iterator[None]:
             [sys.executable, "-m", "pgsched", "worker"],
             env={
                 **os.environ,
-                "PGSCHED_DATABASE_URL": dsn,
+                "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
                 "PGSCHED_EXTERNAL_SYSTEM_URL": "http://127.0.0.1:1",
             },
             stdout=out,

@@ -19,6 +19,7 @@ from pgsched.lifecycle import LifecycleService
 from pgsched.options import ScheduleOptions
 from pgsched.scheduler import SchedulerService
 from tests.executing import task_row
+from tests.roles import as_role
 from tests.test_transactions import url_of
 
 Connection = psycopg.AsyncConnection[Any]
@@ -38,7 +39,9 @@ lifecycle = LifecycleService()
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         await scheduler.define_task(connection, "job", {"do": "it"})
         yield connection
 

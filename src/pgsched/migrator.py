@@ -50,7 +50,7 @@ def applied(connection: psycopg.Connection) -> dict[int, tuple[str, str | None, 
     """What the ledger says: version to (name, checksum, breaking); empty without a schema."""
     if connection.execute(_LEDGER).fetchone() != (True,):
         return {}
-    query = "select version, name, checksum, breaking from pgsched.schema_migrations"
+    query = "select version, name, checksum, breaking from pgsched.applied_migrations()"
     return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query)}
 
 
