@@ -102,7 +102,7 @@ comment on function pgsched.uuid7_at(uuid) is
 
 -- Bounds a search of the record, which is partitioned by when tasks ended.
 -- A day less, since clocks are set back now and then.
-create function pgsched.earliest_end(variadic p_task_ids uuid[])
+create function pgsched.earliest_end(p_task_ids uuid[])
   returns timestamptz
   language sql
   immutable

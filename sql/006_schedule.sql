@@ -133,7 +133,7 @@ create function pgsched.await_tasks(
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_since  timestamptz := pgsched.earliest_end(variadic p_depends_on);
+  v_since  timestamptz := pgsched.earliest_end(p_depends_on);
   v_count  integer;
   v_id     uuid;
   v_status text;

@@ -193,7 +193,7 @@ create function pgsched.begin_rounds(p_ends pgsched.task_end[], p_next_ids uuid[
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_since timestamptz := pgsched.earliest_end(variadic p_next_ids);
+  v_since timestamptz := pgsched.earliest_end(p_next_ids);
 begin
   insert into pgsched.scheduled_tasks (
     id, queue, priority, schedule_type, scheduled_time, execute_after, max_retries, definition_id,
@@ -248,7 +248,7 @@ create function pgsched.unblock_tasks(p_ended_ids uuid[], p_now timestamptz)
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_since timestamptz := pgsched.earliest_end(variadic p_ended_ids);
+  v_since timestamptz := pgsched.earliest_end(p_ended_ids);
   v_ids   uuid[];
   v_ends  pgsched.task_end[];
   v_free  boolean;

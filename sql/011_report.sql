@@ -145,7 +145,7 @@ create function pgsched.apply_reports(p_reports pgsched.report[])
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_since    timestamptz := pgsched.earliest_end(variadic array(select r.task_id from unnest(p_reports) as r));
+  v_since    timestamptz := pgsched.earliest_end(array(select r.task_id from unnest(p_reports) as r));
   v_locked   pgsched.task_state[];
   v_started  pgsched.report[];
   v_ends     pgsched.task_end[];

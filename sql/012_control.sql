@@ -57,7 +57,7 @@ declare
       select i.created_by
       from pgsched.task_instances as i
       where i.id = p_task_id
-        and i.finished_at >= pgsched.earliest_end(p_task_id)
+        and i.finished_at >= pgsched.earliest_end(array[p_task_id])
     )
   );
 begin
@@ -86,7 +86,7 @@ begin
   into v_status
   from pgsched.task_instances as i
   where i.id = p_task_id
-    and i.finished_at >= pgsched.earliest_end(p_task_id);
+    and i.finished_at >= pgsched.earliest_end(array[p_task_id]);
 
   if not found then
     raise exception sqlstate 'PS404' using message = format('task %s does not exist', p_task_id);
@@ -253,7 +253,7 @@ declare
 begin
   delete from pgsched.task_instances as i
   where i.id = p_task_id
-    and i.finished_at >= pgsched.earliest_end(p_task_id)
+    and i.finished_at >= pgsched.earliest_end(array[p_task_id])
     and i.status <> 'SUCCESS'
   returning i.* into v_task;
 
@@ -303,7 +303,7 @@ begin
       select i.loop_id
       from pgsched.task_instances as i
       where i.id = p_task_id
-        and i.finished_at >= pgsched.earliest_end(p_task_id)
+        and i.finished_at >= pgsched.earliest_end(array[p_task_id])
     )
   )
   into v_loop_id;

@@ -13,7 +13,7 @@
 --   delete_schedule()
 --
 -- Adds   the above, check_cron(), check_schedule(), put_schedule(), find_schedule(),
---        lock_schedule(), log_schedule_act(), own schedules of definitions
+--        find_own_schedule(), lock_schedule(), log_schedule_act(), own schedules of definitions
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -323,13 +323,32 @@ $$;
 comment on function pgsched.find_schedule(text) is
   'The schedule of that name or id, or PS404.';
 
+create function pgsched.find_own_schedule(p_schedule text)
+  returns pgsched.schedules
+  language plpgsql
+  stable
+as $$
+declare
+  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+begin
+  if not pgsched.may_change(v_schedule.created_by) then
+    perform pgsched.refuse_stranger(format('schedule %L', v_schedule.name), v_schedule.created_by);
+  end if;
+
+  return v_schedule;
+end;
+$$;
+
+comment on function pgsched.find_own_schedule(text) is
+  'The schedule of that name or id, or PS404; insufficient_privilege when it is another''s.';
+
 create function pgsched.lock_schedule(p_schedule text)
   returns pgsched.schedules
   language plpgsql
   set lock_timeout = '5s'
 as $$
 declare
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
 begin
   select s.*
   into v_schedule
@@ -339,8 +358,6 @@ begin
 
   if not found then
     raise exception sqlstate 'PS404' using message = format('p_schedule: schedule %L was deleted just now', p_schedule);
-  elsif not pgsched.may_change(v_schedule.created_by) then
-    perform pgsched.refuse_stranger(format('schedule %L', v_schedule.name), v_schedule.created_by);
   end if;
 
   return v_schedule;
@@ -353,7 +370,7 @@ end;
 $$;
 
 comment on function pgsched.lock_schedule(text) is
-  'Lock a schedule, waiting up to 5 seconds; the schedule as it is now.';
+  'Lock a schedule of one''s own, waiting up to 5 seconds; the schedule as it is now.';
 
 create function pgsched.log_schedule_act(p_schedule pgsched.schedules, p_change text, p_values jsonb)
   returns void
@@ -472,7 +489,7 @@ create function pgsched.trigger_schedule(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
   v_id       uuid;
 begin
   perform pgsched.check_payload('p_input_params', p_input_params);

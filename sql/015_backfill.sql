@@ -29,7 +29,7 @@ create function pgsched.backfill_schedule(
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
   v_id       uuid;
 begin
   if p_from_time is null or p_from_time < '0001-01-03 00:00+00' then

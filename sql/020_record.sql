@@ -298,7 +298,7 @@ begin
       select t.*
       from pgsched.tasks as t
       where t.id = p_task_id
-        and t.finished_at >= pgsched.earliest_end(p_task_id)
+        and t.finished_at >= pgsched.earliest_end(array[p_task_id])
         and t.finished_at < v_made + interval '1 day';
   end if;
 

@@ -145,6 +145,7 @@ grant execute on function
   to pgsched_client, pgsched_executor, pgsched_worker, pgsched_operator, pgsched_reader;
 
 grant execute on function
+    pgsched.jitter_of,
     pgsched.ramp_term
   to pgsched_operator, pgsched_reader;
 

@@ -21,7 +21,7 @@ from pgsched.schedules import Schedule
 from pgsched.settings import Settings
 from pgsched.ticker import Ticker
 from tests.executing import task_row
-from tests.roles import as_role
+from tests.roles import as_role, login_of
 
 Client = httpx.AsyncClient
 
@@ -294,7 +294,7 @@ async def test_changes_tell_who_did_what_the_newest_first(client: Client) -> Non
     (one,) = (await get(client, url("job", "changes"), limit=1))["changes"]
 
     assert one == latest
-    assert (latest["change"], latest["changed_by"]) == ("CHANGED", "postgres")
+    assert (latest["change"], latest["changed_by"]) == ("CHANGED", login_of("operator"))
     assert latest["old_values"] == {"timezone": "UTC"}
     assert latest["new_values"] == {"timezone": "Europe/Paris"}
     assert before["change"] == "PAUSED"

@@ -17,7 +17,7 @@ from pgsched.errors import Invalid, NotFound
 from pgsched.lifecycle import LifecycleService
 from pgsched.scheduler import SchedulerService
 from tests.executing import count_tasks
-from tests.roles import as_role, login_of
+from tests.roles import as_role
 
 scheduler = SchedulerService()
 lifecycle = LifecycleService()
@@ -47,7 +47,7 @@ def url_of(dsn: str, driver: str = "psycopg") -> URL:
     info: dict[str, Any] = conninfo_to_dict(dsn)
     return URL.create(
         f"postgresql+{driver}",
-        username=login_of("client"),
+        username=info["user"],
         database=info["dbname"],
         query={"host": info["host"], "port": str(info["port"])},
     )
@@ -55,7 +55,7 @@ def url_of(dsn: str, driver: str = "psycopg") -> URL:
 
 @pytest.fixture
 async def engine(dsn: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url_of(dsn))
+    engine = create_async_engine(url_of(as_role(dsn, "client")))
     yield engine
     await engine.dispose()
 
@@ -125,7 +125,7 @@ async def test_psycopg_a_savepoint_takes_back_the_task_alone(dsn: str) -> None:
 
 
 async def test_psycopg_every_service_leaves_the_commit_to_the_caller(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(as_role(dsn, "client")) as conn:
+    async with await psycopg.AsyncConnection.connect(as_role(dsn, "operator")) as conn:
         await scheduler.define_task(conn, "other")
         await scheduler.schedule_cron(conn, "ship", "0 3 * * *")
         await lifecycle.submit_ad_hoc_task(conn, "once")
@@ -216,7 +216,7 @@ async def test_sqlalchemy_core_connections_are_taken_as_well(dsn: str, engine: A
 
 def test_sqlalchemy_a_sync_session_is_refused_by_name(dsn: str) -> None:
 
-    engine = create_engine(url_of(dsn))
+    engine = create_engine(url_of(as_role(dsn, "client")))
     with Session(engine) as session, pytest.raises(Invalid, match="session must be"):
         asyncio.run(scheduler.schedule_immediate(session, "ship"))
     engine.dispose()
