@@ -53,6 +53,7 @@ def save_tables(conn: Connection) -> None:
 
 def restore_tables(conn: Connection) -> None:
     """What was remembered, and nothing else."""
+    drop_partitions_ahead(conn)
     tables = [row[0] for row in conn.execute(TABLES).fetchall()]
     empty = [f"delete from pgsched.{table}" for table in tables]
     fill = [f"insert into pgsched.{table} table saved.{table}" for table in tables]
