@@ -57,7 +57,7 @@ def running(
     api = Process(tmp_path / "api.log", settings, "pgsched", "serve")
     try:
         eventually(lambda: "listens on" in api.log)
-        start_worker(**settings)
+        start_worker(**{**settings, "PGSCHED_DATABASE_URL": as_role(dsn, "worker")})
         yield executor
     finally:
         api.kill()

@@ -17,6 +17,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from pgsched import migrator
 from pgsched.devdb import find_bindir
 from pgsched.errors import MigrationError
+from tests.roles import OWNER
 
 pytestmark = pytest.mark.own_database
 
@@ -120,8 +121,17 @@ def test_twenty_migrators_at_once_apply_each_file_once(empty: Callable[[str], st
     assert [row[0] for row in ledger(dsn)] == list(range(1, NEXT))
 
 
+@pytest.fixture
+def owned(dsn: str) -> str:
+    """A database as good as new, as the owner of its schema."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"grant create on database {conn.info.dbname} to {OWNER}".encode())
+    return make_conninfo(dsn, options=f"-c role={OWNER}")
+
+
 @pytest.mark.parametrize("path", [FILES[0], FILES[1], FILES[-1]], ids=lambda path: path.stem)
-def test_a_file_that_is_run_twice_stops_and_changes_nothing(dsn: str, path: Path) -> None:
+def test_a_file_that_is_run_twice_stops_and_changes_nothing(owned: str, path: Path) -> None:
+    dsn = owned
     before = (dump(dsn), ledger(dsn))
 
     done = psql(dsn, path)
@@ -164,7 +174,8 @@ def test_of_two_people_who_run_one_file_the_second_waits_and_stops(
 
 
 @pytest.mark.parametrize("is_breaking", [True, False])
-def test_a_newer_schema_is_refused_when_it_is_breaking(dsn: str, is_breaking: bool) -> None:
+def test_a_newer_schema_is_refused_when_it_is_breaking(owned: str, is_breaking: bool) -> None:
+    dsn = owned
     with psycopg.connect(dsn) as conn:
         conn.execute("call pgsched.begin_migration(%s, 'later', %s)", [NEXT, is_breaking])
 
