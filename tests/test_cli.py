@@ -21,7 +21,7 @@ import typer
 from pgsched import cli
 from pgsched.cli.printing import ago, length, span
 from pgsched.cli.values import duration_of, object_of, time_of
-from tests.roles import as_role
+from tests.roles import as_role, login_of
 from tests.waiting import eventually
 
 Database = psycopg.Connection[Any]
@@ -588,7 +588,7 @@ def test_changes_tells_who_did_what(nightly: str, db: Database, schedules: Comma
     schedules("pause", nightly, "--note", "disk full")
     schedules("trigger", nightly)
     schedules("delete", nightly, "--yes")
-    role = value(db, "select session_user::text")
+    role = login_of("operator")
 
     told = schedules("changes", nightly, columns=200).out
 
@@ -864,12 +864,19 @@ def test_a_command_that_does_not_exist_is_exit_code_2(pgsched: Command) -> None:
     assert pgsched("sing").code == 2
 
 
-def test_migrate_tells_what_is_applied(command: Command) -> None:
+def test_migrate_tells_what_is_applied(dsn: str, command: Command) -> None:
     done = command("migrate", "--status")
 
     assert done.code == 0
-    assert "001 foundation     applied" in done.out
-    assert "0 applied just now" in command("migrate").out
+    assert re.search(r"^001 +foundation +applied +20\d\d-", done.out, re.MULTILINE)
+    assert "0 applied just now" in command("migrate", "--database-url", dsn).out
+
+
+def test_migrate_is_for_the_owner(command: Command) -> None:
+    done = command("migrate")
+
+    assert done.code == 1
+    assert done.err.startswith("pgsched: the schema pgsched belongs to pgsched_test_owner")
 
 
 def test_the_version_is_printed(pgsched: Command) -> None:
