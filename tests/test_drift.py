@@ -53,13 +53,17 @@ def test_a_schema_as_it_was_made_has_no_fault(db: Connection) -> None:
 # What somebody does, and what is then said of it.
 SEEDS = {
     "another source": (
-        "create or replace function pgsched.wake() returns void language plpgsql security definer"
-        " set search_path = pg_catalog, pg_temp as 'begin end'",
+        (
+            "create or replace function pgsched.wake() returns void language plpgsql"
+            " security definer set search_path = pg_catalog, pg_temp as 'begin end'"
+        ),
         ["function wake() has changed: another source"],
     ),
     "another expression": (
-        "create or replace function pgsched.was_woken() returns boolean language sql volatile"
-        " return true",
+        (
+            "create or replace function pgsched.was_woken() returns boolean language sql volatile"
+            " return true"
+        ),
         ["function was_woken() has changed: another expression"],
     ),
     "another volatility": (
@@ -95,8 +99,10 @@ SEEDS = {
         ["column scheduled_tasks.note is not ours"],
     ),
     "a column otherwise": (
-        f"alter table {HOT} alter column priority drop not null,"
-        " alter column attempt set default 7",
+        (
+            f"alter table {HOT} alter column priority drop not null,"
+            " alter column attempt set default 7"
+        ),
         [
             "column scheduled_tasks.attempt has changed: default 7 in place of 1",
             "column scheduled_tasks.priority has changed: without not null yes",
@@ -111,8 +117,10 @@ SEEDS = {
         ["index mine is not ours"],
     ),
     "an invalid index": (
-        "update pg_index set indisvalid = false"
-        " where indexrelid = 'pgsched.scheduled_tasks_loop_idx'::regclass",
+        (
+            "update pg_index set indisvalid = false"
+            " where indexrelid = 'pgsched.scheduled_tasks_loop_idx'::regclass"
+        ),
         ["index scheduled_tasks_loop_idx has changed: state invalid"],
     ),
     "a trigger disabled": (
@@ -124,8 +132,10 @@ SEEDS = {
         ["trigger scheduled_tasks.scheduled_tasks_after_insert_wake is missing"],
     ),
     "a trigger more": (
-        f"create trigger mine before update on {HOT} for each row"
-        " execute function suppress_redundant_updates_trigger()",
+        (
+            f"create trigger mine before update on {HOT} for each row"
+            " execute function suppress_redundant_updates_trigger()"
+        ),
         ["trigger scheduled_tasks.mine is not ours"],
     ),
     "a rule more": (
@@ -133,9 +143,11 @@ SEEDS = {
         ["rule queues.mine is not ours"],
     ),
     "a view replaced": (
-        "create or replace view pgsched.upcoming as"
-        " select null::timestamptz as at, null as kind, null::uuid as id, null as name,"
-        " null as queue, null::integer as priority",
+        (
+            "create or replace view pgsched.upcoming as"
+            " select null::timestamptz as at, null as kind, null::uuid as id, null as name,"
+            " null as queue, null::integer as priority"
+        ),
         [f"{VIEW} has changed: another query"],
     ),
     "a view less": ("drop view pgsched.upcoming", [f"{VIEW} is missing"]),
@@ -171,11 +183,15 @@ def test_what_was_changed_is_named(db: Connection, seed: str) -> None:
 
 
 UNSAID = [
-    "create table pgsched.task_events_2031_01 partition of pgsched.task_events"
-    " for values from ('2031-01-01') to ('2031-02-01')",
-    "create table pgsched.task_instances_2031_01 partition of pgsched.task_instances"
-    " for values from ('2031-01-01') to ('2031-02-01');"
-    "create index mine on pgsched.task_instances_2031_01 (error_msg)",
+    (
+        "create table pgsched.task_events_2031_01 partition of pgsched.task_events"
+        " for values from ('2031-01-01') to ('2031-02-01')"
+    ),
+    (
+        "create table pgsched.task_instances_2031_01 partition of pgsched.task_instances"
+        " for values from ('2031-01-01') to ('2031-02-01');"
+        "create index mine on pgsched.task_instances_2031_01 (error_msg)"
+    ),
     f"alter table {HOT} set (autovacuum_vacuum_scale_factor = 0.5)",
     f"comment on table {HOT} is 'ours'",
     f"grant select on {HOT} to pgsched_reader",
