@@ -8,13 +8,13 @@ import logging
 import re
 import signal
 from collections.abc import Coroutine
-from importlib import metadata
 from typing import Any
 
 import psycopg
 
 from pgsched import migrator
 from pgsched.backfiller import Backfiller
+from pgsched.build import version
 from pgsched.clients import Handler, HandlerClient
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.duties import Duties
@@ -160,14 +160,6 @@ class Worker:
     def _spawn(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._loops.append(asyncio.create_task(loop))
         return self._loops[-1]
-
-
-def version() -> str:
-    """The version of this installation."""
-    try:
-        return metadata.version("pgsched")
-    except metadata.PackageNotFoundError:  # a checkout on the path
-        return "checkout"
 
 
 def is_refusal(reason: str) -> bool:

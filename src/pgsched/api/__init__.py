@@ -32,6 +32,7 @@ from pgsched.api.guard import (
     problem,
     require_key_unless_loopback,
 )
+from pgsched.api.metrics import Measure
 from pgsched.api.services import Services
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def create_app(settings: Settings) -> FastAPI:
     for part in (reports, routes, operating_routes, schedule_routes, cron_routes):
         app.include_router(part.router)
     app.include_router(routes.health)
+    app.include_router(routes.metrics)
     app.add_middleware(Guard, key=key_of(settings), secrets=secrets_of(settings.callback_secret))
+    app.add_middleware(Measure, metrics=services.metrics)
     app.add_exception_handler(PgschedError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_malformed)
     app.add_exception_handler(HTTPException, _on_http_error)
