@@ -275,11 +275,21 @@ def test_a_file_takes_its_functions_from_the_public_before_anybody_sees_them(pat
 
 LAYERS = [
     {"build", "due", "errors", "http1", "plain", "queues", "tallies"},
-    {"endpoint", "families", "signing"},
+    {"endpoint", "families", "signing", "tracing"},
     {"models", "settings", "failures", "fields", "zones", "loops", "devbin"},
     {"expression"},
     {"cron"},
-    {"decoding", "schedules", "cursors", "devdb", "instants", "messages", "slots", "transport"},
+    {
+        "decoding",
+        "schedules",
+        "cursors",
+        "devdb",
+        "instants",
+        "messages",
+        "slots",
+        "spans",
+        "transport",
+    },
     {"answers", "arguments", "options"},
     {
         "batches",
@@ -307,7 +317,7 @@ LAYERS = [
     },
     {"observer"},
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
-    {"measuring"},
+    {"measuring", "traced"},
     {"breaker", "duties", "scanner", "doctor", "teller", "ways"},
     {"lanes", "lifecycle"},
     {"dispatcher", "testing"},
@@ -414,7 +424,7 @@ def test_a_module_and_its_functions_are_short(path: Path) -> None:
 
 # The project speaks of itself alone
 
-FOLDERS = ("sql", "src", "tests", "docs", "examples", "benchmarks", ".ci")
+FOLDERS = ("sql", "src", "tests", "docs", "dashboards", "examples", "benchmarks", ".ci")
 ELSEWHERE = re.compile(rb"(?<![\w.])/wor" + rb"k(/|\b(?![\w-]))|\.\./sha" + rb"red\b")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgsched import tracing
 from pgsched.clients import Client
 from pgsched.database import Database
 from pgsched.dispatcher import ScheduleDispatcher
@@ -26,6 +27,11 @@ class Observation:
         self._tally = None if settings.metrics_port is None else WorkerTally()
         self._observers: list[Observer] = [Measurer(self._tally)] if self._tally else []
         self._endpoint: Endpoint | None = None
+        self._tracer = tracing.tracer()
+        if self._tracer is not None:
+            from pgsched.traced import SpanObserver
+
+            self._observers.append(SpanObserver(self._tracer))
 
     @property
     def port(self) -> int | None:
@@ -43,6 +49,10 @@ class Observation:
         return MeasuredSettler(database, targets, self._tally)
 
     def client(self, client: Client) -> Client:
+        if self._tracer is not None:
+            from pgsched.traced import TracedClient
+
+            client = TracedClient(client, self._tracer)
         return MeasuredClient(client, self._tally) if self._tally else client
 
     async def start(

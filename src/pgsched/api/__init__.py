@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 
@@ -41,6 +42,13 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE = 75
 # What Postgres says where the schema, or a part of it, is missing.
 NO_SCHEMA = frozenset({"3F000", "42P01", "42883"})
+# FastAPI (since 0.165) makes a server span of each request; more of it than that says little.
+TELEMETRY: Any = {
+    "operation_spans": False,
+    "metrics": False,
+    "logs": False,
+    "exclude": lambda scope: not scope["path"].startswith("/api/"),
+}
 CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
 
 
@@ -61,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A durable task scheduler in your own Postgres.",
         lifespan=lifespan,
         redoc_url=None,
+        telemetry=TELEMETRY,
     )
     app.state.services = services
     for part in (reports, routes, operating_routes, schedule_routes, cron_routes):
