@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from pgsched.build import version
 from pgsched.errors import Invalid, MigrationError
 
 
@@ -71,7 +71,7 @@ def bundle(first: int = 1) -> bytes:
 
 
 def _parts(files: list[Migration]) -> Iterator[bytes]:
-    yield _HEADER.format(version=_version(), first=files[0], last=files[-1]).encode()
+    yield _HEADER.format(version=version(), first=files[0], last=files[-1]).encode()
     for file in files:
         yield f"\n-- {file.path.name}, sha256 {file.checksum}\n\n".encode()
         yield file.sql
@@ -91,10 +91,3 @@ _HEADER = """\
 
 \\set ON_ERROR_STOP on
 """
-
-
-def _version() -> str:
-    try:
-        return metadata.version("pgsched")
-    except metadata.PackageNotFoundError:
-        return "(from a checkout)"
