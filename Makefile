@@ -28,6 +28,7 @@ check: $(READY) ## Check format, lint, types and house rules
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+	$(VENV)/bin/squawk --config .squawk.toml sql/*.sql
 	$(RUN) -m pytest -q tests/test_rules.py
 
 .PHONY: ci
@@ -45,6 +46,10 @@ bench: $(READY) ## Measure on this machine
 .PHONY: db
 db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 	@$(RUN) -m pgsched.devdb
+
+.PHONY: catalog
+catalog: $(READY) ## Renew sql/catalog.json after a change in sql/
+	@$(RUN) -m pgsched.devcatalog
 
 .PHONY: delivery
 delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver

@@ -9,11 +9,12 @@
 -- begin_migration(), which stops a file that is run twice, too early, or by
 -- two people at once.  This one is stopped by its `create schema`.
 --
--- Nobody but the owner may use the schema until 022_roles has granted that.
+-- Nobody but the owner may use the schema until the file `roles` has granted that.
 -- From there on a file must not leave to PUBLIC what it creates, not for a
 -- moment: the last statement of each revokes it.
 --
--- Adds   five roles, schema pgsched, schema_migrations, begin_migration(), now(), uuid7()
+-- Adds   five roles, schema pgsched, schema_migrations, begin_migration(), applied_migrations(), may_change(),
+--        refuse_stranger(), now(), uuid7(), uuid7_at(), earliest_end()
 -- Locks  nothing
 -- Undo   drop schema pgsched cascade;  the roles are shared by all databases of the server
 
@@ -88,6 +89,28 @@ create function pgsched.uuid7(p_at timestamptz default pgsched.now())
 comment on function pgsched.uuid7(timestamptz) is
   'A new UUID of version 7 (RFC 9562, 5.7) of this time.';
 
+create function pgsched.uuid7_at(p_id uuid)
+  returns timestamptz
+  language sql
+  immutable
+  return to_timestamp(
+    ('x' || left(encode(uuid_send(p_id), 'hex'), 12))::bit(48)::bigint / 1000.0::double precision
+  );
+
+comment on function pgsched.uuid7_at(uuid) is
+  'The time in a UUID of version 7, to the millisecond.';
+
+-- Bounds a search of the record, which is partitioned by when tasks ended.
+-- A day less, since clocks are set back now and then.
+create function pgsched.earliest_end(p_task_ids uuid[])
+  returns timestamptz
+  language sql
+  immutable
+  return pgsched.uuid7_at((select u.id from unnest(p_task_ids) as u (id) order by u.id limit 1)) - interval '24 hours';
+
+comment on function pgsched.earliest_end(uuid[]) is
+  'None of the tasks of these ids can have ended before.';
+
 create table pgsched.schema_migrations (
   version    integer     not null,
   name       text        not null,
@@ -114,6 +137,46 @@ comment on column pgsched.schema_migrations.applied_at is
   'When it was applied.';
 comment on column pgsched.schema_migrations.applied_by is
   'The role that applied it.';
+
+create function pgsched.applied_migrations()
+  returns setof pgsched.schema_migrations
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+begin atomic
+  select m.* from pgsched.schema_migrations as m order by m.version;
+end;
+
+comment on function pgsched.applied_migrations() is
+  'The ledger, for workers, which may read no table.';
+
+-- Whose something is, says created_by: the role that was logged in.
+create function pgsched.may_change(p_created_by text)
+  returns boolean
+  language sql
+  stable
+  return session_user = p_created_by
+    or pg_has_role(session_user, 'pgsched_operator', 'member')
+    or pg_has_role(session_user, (select n.nspowner from pg_namespace as n where n.nspname = 'pgsched'), 'member')
+    or coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles as r where r.rolname = p_created_by), false);
+
+comment on function pgsched.may_change(text) is
+  'Whether who is logged in may change what that role has made: that role itself, its members, operators, and the owner of the schema.';
+
+create function pgsched.refuse_stranger(p_what text, p_created_by text)
+  returns void
+  language plpgsql
+as $$
+begin
+  raise exception sqlstate '42501' using
+    message = format('%s belongs to %s, and %s may change only its own', p_what, p_created_by, session_user),
+    hint = format('Members of %s or of pgsched_operator may change it.', p_created_by);
+end;
+$$;
+
+comment on function pgsched.refuse_stranger(text, text) is
+  'Raise insufficient_privilege about something that is another''s.';
 
 -- The lock on the ledger makes a second migrator wait for the first, and then
 -- fail here, before it has changed anything.

@@ -223,6 +223,7 @@ create table pgsched.task_definitions (
   on_dependency_failure text            not null default 'cancel',
   is_active       boolean               not null default true,
   is_temporary    boolean               not null default false,
+  created_by      text                  not null default session_user,
   created_at      timestamptz           not null default pgsched.now(),
   updated_at      timestamptz           not null default pgsched.now(),
 
@@ -284,6 +285,7 @@ comment on column pgsched.task_definitions.timeout is 'How long the external sys
 comment on column pgsched.task_definitions.on_dependency_failure is 'When a task that one of its tasks depends on does not end with SUCCESS: cancel, or run all the same; copied to each task that depends on another.';
 comment on column pgsched.task_definitions.is_active is 'False: nothing new can be scheduled; what is there runs.';
 comment on column pgsched.task_definitions.is_temporary is 'True for the definition behind an ad-hoc task: no unique name.';
+comment on column pgsched.task_definitions.created_by is 'The role that defined it.';
 comment on column pgsched.task_definitions.created_at is 'When it was defined.';
 comment on column pgsched.task_definitions.updated_at is 'When it was last changed.';
 
@@ -303,6 +305,8 @@ create function pgsched.define_external_system(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into pgsched.external_systems as s (
@@ -344,6 +348,8 @@ create function pgsched.define_queue(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from pgsched.external_systems as s where s.name = p_external_system) then
@@ -380,6 +386,8 @@ comment on function pgsched.define_queue(text, text, integer, double precision, 
 create function pgsched.pause_queue(p_queue text, p_note text default null)
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   update pgsched.queues as q
@@ -398,6 +406,8 @@ comment on function pgsched.pause_queue(text, text) is
 create function pgsched.resume_queue(p_queue text)
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   update pgsched.queues as q
@@ -505,6 +515,8 @@ create function pgsched.find_definition(p_definition text)
   returns pgsched.task_definitions
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions;
@@ -584,6 +596,8 @@ create function pgsched.define_task(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
@@ -624,7 +638,15 @@ begin
     input_params    = excluded.input_params,
     on_dependency_failure = excluded.on_dependency_failure,
     updated_at      = pgsched.now()
+  where pgsched.may_change(d.created_by)
   returning d.id into v_id;
+
+  if v_id is null then
+    perform pgsched.refuse_stranger(format('definition %L', d.name), d.created_by)
+    from pgsched.task_definitions as d
+    where d.name = p_name
+      and not d.is_temporary;
+  end if;
 
   return v_id;
 exception

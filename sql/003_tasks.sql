@@ -342,6 +342,8 @@ comment on column pgsched.status_pushes.given_up_at is 'When it was given up; it
 create function pgsched.guard_definition()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select from pgsched.scheduled_tasks as t where t.definition_id = old.id)
@@ -362,6 +364,8 @@ comment on function pgsched.guard_definition() is
 create function pgsched.guard_queue()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (

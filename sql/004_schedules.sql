@@ -358,6 +358,8 @@ comment on function pgsched.note_gap(pgsched.schedules, text, timestamptz) is
 create function pgsched.reset_schedule()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now     timestamptz := pgsched.now();
@@ -440,6 +442,8 @@ create trigger schedules_before_update_reset
 create function pgsched.begin_schedule()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.paused_until is not null then
@@ -477,6 +481,8 @@ comment on function pgsched.schedule_settings(pgsched.schedules) is
 create function pgsched.log_schedule_change()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_old jsonb := case when tg_op <> 'INSERT' then pgsched.schedule_settings(old) end;
@@ -531,6 +537,8 @@ create trigger schedules_after_update_log
 create function pgsched.note_gap_of_deleted()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pgsched.now();

@@ -42,6 +42,8 @@ comment on function pgsched.was_woken() is
 create function pgsched.wake()
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if pgsched.was_woken() then
@@ -90,6 +92,8 @@ create trigger scheduled_tasks_after_insert_wake
 create function pgsched.wake_always()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform pgsched.wake();
@@ -112,6 +116,8 @@ create function pgsched.next_due_in(p_queues text[] default null)
   returns interval
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

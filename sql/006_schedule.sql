@@ -133,6 +133,7 @@ create function pgsched.await_tasks(
   set plan_cache_mode = force_generic_plan
 as $$
 declare
+  v_since  timestamptz := pgsched.earliest_end(p_depends_on);
   v_count  integer;
   v_id     uuid;
   v_status text;
@@ -146,7 +147,7 @@ begin
       d.id,
       coalesce(
         (select t.status from pgsched.scheduled_tasks as t where t.id = d.id),
-        (select i.status from pgsched.task_instances as i where i.id = d.id)
+        (select i.status from pgsched.task_instances as i where i.id = d.id and i.finished_at >= v_since)
       ) as status
     from (select distinct u.id from unnest(p_depends_on) as u (id)) as d
   ),
@@ -287,6 +288,8 @@ create function pgsched.schedule_immediate(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pgsched.enqueue_task(
@@ -313,6 +316,8 @@ create function pgsched.schedule_delayed(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_delay is null or p_delay < interval '0' then
@@ -347,6 +352,8 @@ create function pgsched.schedule_at(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pgsched.enqueue_task(
@@ -374,6 +381,8 @@ create function pgsched.schedule_loop(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
@@ -409,6 +418,8 @@ create function pgsched.trigger_loop_once(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pgsched.enqueue_task(
@@ -611,6 +622,8 @@ comment on function pgsched.hold_keys(bigint[], pgsched.idempotency_keys[]) is
 create function pgsched.schedule_many(p_tasks jsonb)
   returns uuid[]
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set jit = off
   set plan_cache_mode = force_generic_plan
   set enable_nestloop = off

@@ -192,6 +192,8 @@ create function pgsched.begin_rounds(p_ends pgsched.task_end[], p_next_ids uuid[
   set jit = off
   set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_since timestamptz := pgsched.earliest_end(p_next_ids);
 begin
   insert into pgsched.scheduled_tasks (
     id, queue, priority, schedule_type, scheduled_time, execute_after, max_retries, definition_id,
@@ -220,7 +222,12 @@ begin
     and i.finished_at = p_now
     and i.next_task_id = any (p_next_ids)
     and (select t.id from pgsched.scheduled_tasks as t where t.id = i.next_task_id) is null
-    and (select t.id from pgsched.task_instances as t where t.id = i.next_task_id) is null;
+    and (
+      select t.id
+      from pgsched.task_instances as t
+      where t.id = i.next_task_id
+        and t.finished_at >= v_since
+    ) is null;
 end;
 $$;
 
@@ -241,9 +248,10 @@ create function pgsched.unblock_tasks(p_ended_ids uuid[], p_now timestamptz)
   set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_ids  uuid[];
-  v_ends pgsched.task_end[];
-  v_free boolean;
+  v_since timestamptz := pgsched.earliest_end(p_ended_ids);
+  v_ids   uuid[];
+  v_ends  pgsched.task_end[];
+  v_free  boolean;
 begin
   v_ids := array(
     select t.id
@@ -260,7 +268,7 @@ begin
     select
       e.id,
       coalesce(
-        (select i.status from pgsched.task_instances as i where i.id = e.id),
+        (select i.status from pgsched.task_instances as i where i.id = e.id and i.finished_at >= v_since),
         'not in the record any more'
       ) as status
     from (
@@ -345,6 +353,8 @@ comment on function pgsched.unblock_tasks(uuid[], timestamptz) is
 create function pgsched.resolve_dependencies()
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

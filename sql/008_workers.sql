@@ -64,6 +64,8 @@ create function pgsched.register_worker(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pgsched.now();
@@ -83,6 +85,8 @@ comment on function pgsched.register_worker(text, integer, text, text[]) is
 create function pgsched.heartbeat(p_worker_id uuid)
   returns interval
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pgsched.now();
@@ -157,6 +161,8 @@ comment on function pgsched.forget_probes(uuid[]) is
 create function pgsched.release_worker(p_worker_id uuid)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -196,6 +202,8 @@ comment on function pgsched.release_worker(uuid) is
 create function pgsched.release_dead_workers(p_worker_id uuid)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now  timestamptz := pgsched.now();

@@ -103,6 +103,8 @@ create function pgsched.claim_due_tasks(
     is_probe        boolean
   )
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -233,6 +235,8 @@ create function pgsched.dispatch_targets()
   )
   language sql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 begin atomic
   select
     q.name, s.name, s.base_url, s.api_key_env, s.signing_secret_env, s.completion, s.request_timeout,

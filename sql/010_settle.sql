@@ -74,6 +74,8 @@ comment on function pgsched.judge_settlement(pgsched.settlement, text, integer, 
 create function pgsched.settle_tasks(p_settlements jsonb)
   returns table (task_id uuid, result text)
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -302,6 +304,8 @@ comment on function pgsched.return_tasks(pgsched.settlement[], timestamptz) is
 create function pgsched.expire_deadlines(p_limit integer default 1000)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

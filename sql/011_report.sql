@@ -145,6 +145,7 @@ create function pgsched.apply_reports(p_reports pgsched.report[])
 as $$
 declare
   v_now      timestamptz := pgsched.now();
+  v_since    timestamptz := pgsched.earliest_end(array(select r.task_id from unnest(p_reports) as r));
   v_locked   pgsched.task_state[];
   v_started  pgsched.report[];
   v_ends     pgsched.task_end[];
@@ -184,6 +185,7 @@ begin
         select i.status, i.attempt, i.delivery_count, i.lapsed_attempt, false
         from pgsched.task_instances as i
         where i.id = r.task_id
+          and i.finished_at >= v_since
           and l.task_id is null
         order by i.finished_at desc
         limit 1
@@ -305,6 +307,8 @@ comment on function pgsched.record_refusals(pgsched.report[], pgsched.report_ans
 create function pgsched.report_statuses(p_reports jsonb)
   returns setof pgsched.report_answer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -355,6 +359,8 @@ create function pgsched.report_status(
 )
   returns text
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

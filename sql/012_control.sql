@@ -4,7 +4,7 @@
 -- loop, and the housekeeping.  Each waits at most 5 seconds for a row that
 -- another session has locked.
 --
--- Adds   lock_task(), cancel_locked(), cancel_task(), bring_back(), retry_task(), stop_loop(), maintain()
+-- Adds   lock_task(), refuse_stranger_to_task(), refuse_unless_recorded(), cancel_locked(), cancel_task(), bring_back(), retry_task(), stop_loop(), maintain()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -41,6 +41,35 @@ $$;
 comment on function pgsched.lock_task(uuid) is
   'Lock an unfinished task, waiting up to 5 seconds; false when there is none.';
 
+create function pgsched.refuse_stranger_to_task(p_task_id uuid)
+  returns void
+  language plpgsql
+  stable
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_created_by text := coalesce(
+    (select t.created_by from pgsched.scheduled_tasks as t where t.id = p_task_id),
+    (
+      select i.created_by
+      from pgsched.task_instances as i
+      where i.id = p_task_id
+        and i.finished_at >= pgsched.earliest_end(array[p_task_id])
+    )
+  );
+begin
+  if not pgsched.may_change(v_created_by) then
+    perform pgsched.refuse_stranger(format('task %s', p_task_id), v_created_by);
+  end if;
+end;
+$$;
+
+comment on function pgsched.refuse_stranger_to_task(uuid) is
+  'Raise insufficient_privilege about a task that is another''s; not when there is no such task.';
+
 create function pgsched.refuse_unless_recorded(p_task_id uuid, p_verb text)
   returns void
   language plpgsql
@@ -56,7 +85,8 @@ begin
   select i.status
   into v_status
   from pgsched.task_instances as i
-  where i.id = p_task_id;
+  where i.id = p_task_id
+    and i.finished_at >= pgsched.earliest_end(array[p_task_id]);
 
   if not found then
     raise exception sqlstate 'PS404' using message = format('task %s does not exist', p_task_id);
@@ -117,6 +147,8 @@ comment on function pgsched.cancel_locked(uuid[], text, timestamptz) is
 create function pgsched.cancel_task(p_task_id uuid, p_reason text default null)
   returns text
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -126,6 +158,8 @@ declare
   v_now    timestamptz := pgsched.now();
   v_reason text := left(coalesce(p_reason, 'cancelled by ' || session_user), 8192);
 begin
+  perform pgsched.refuse_stranger_to_task(p_task_id);
+
   if not pgsched.lock_task(p_task_id) then
     perform pgsched.refuse_unless_recorded(p_task_id, 'cancelled');
   end if;
@@ -206,6 +240,8 @@ comment on function pgsched.bring_back(pgsched.task_instances, timestamptz) is
 create function pgsched.retry_task(p_task_id uuid)
   returns text
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -217,6 +253,7 @@ declare
 begin
   delete from pgsched.task_instances as i
   where i.id = p_task_id
+    and i.finished_at >= pgsched.earliest_end(array[p_task_id])
     and i.status <> 'SUCCESS'
   returning i.* into v_task;
 
@@ -248,6 +285,8 @@ comment on function pgsched.retry_task(uuid) is
 create function pgsched.stop_loop(p_task_id uuid)
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -260,13 +299,20 @@ declare
 begin
   select coalesce(
     (select t.loop_id from pgsched.scheduled_tasks as t where t.id = p_task_id),
-    (select i.loop_id from pgsched.task_instances as i where i.id = p_task_id)
+    (
+      select i.loop_id
+      from pgsched.task_instances as i
+      where i.id = p_task_id
+        and i.finished_at >= pgsched.earliest_end(array[p_task_id])
+    )
   )
   into v_loop_id;
 
   if v_loop_id is null then
     raise exception sqlstate 'PS404' using message = format('no round of a loop has the id %s', p_task_id);
   end if;
+
+  perform pgsched.refuse_stranger_to_task(p_task_id);
 
   loop
     select t.*
@@ -311,6 +357,8 @@ comment on function pgsched.stop_loop(uuid) is
 create function pgsched.maintain(p_limit integer default 10000)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now   timestamptz := pgsched.now();
@@ -336,12 +384,12 @@ begin
 
   get diagnostics v_count = row_count;
 
-  return v_count + pgsched.clean_status_pushes(p_limit, v_now);
+  return v_count + pgsched.clean_status_pushes(p_limit, v_now) + pgsched.keep_record(p_limit, v_now);
 end;
 $$;
 
 comment on function pgsched.maintain(integer) is
-  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired and status pushes that were given up long ago, and give up those that nobody sends.  Returns how many rows.';
+  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired and status pushes that were given up long ago, and give up those that nobody sends; make and drop partitions of the record.  Returns how many of all that.';
 
 -- Goes with the transaction, so that it works through a pooler and cannot be
 -- left behind.

@@ -13,7 +13,7 @@
 --   delete_schedule()
 --
 -- Adds   the above, check_cron(), check_schedule(), put_schedule(), find_schedule(),
---        lock_schedule(), log_schedule_act(), own schedules of definitions
+--        find_own_schedule(), lock_schedule(), log_schedule_act(), own schedules of definitions
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -163,7 +163,14 @@ begin
     priority        = excluded.priority,
     trace_id        = excluded.trace_id,
     is_own          = s.is_own and s.definition_id = excluded.definition_id
+  where pgsched.may_change(s.created_by)
   returning s.id into v_id;
+
+  if v_id is null then
+    perform pgsched.refuse_stranger(format('schedule %L', s.name), s.created_by)
+    from pgsched.schedules as s
+    where s.name = p_schedule.name;
+  end if;
 
   return v_id;
 end;
@@ -192,6 +199,8 @@ create function pgsched.schedule_cron(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
@@ -243,6 +252,8 @@ create function pgsched.schedule_every(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition pgsched.task_definitions := pgsched.find_definition(p_definition);
@@ -281,6 +292,8 @@ create function pgsched.find_schedule(p_schedule text)
   returns pgsched.schedules
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules;
@@ -310,13 +323,32 @@ $$;
 comment on function pgsched.find_schedule(text) is
   'The schedule of that name or id, or PS404.';
 
+create function pgsched.find_own_schedule(p_schedule text)
+  returns pgsched.schedules
+  language plpgsql
+  stable
+as $$
+declare
+  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+begin
+  if not pgsched.may_change(v_schedule.created_by) then
+    perform pgsched.refuse_stranger(format('schedule %L', v_schedule.name), v_schedule.created_by);
+  end if;
+
+  return v_schedule;
+end;
+$$;
+
+comment on function pgsched.find_own_schedule(text) is
+  'The schedule of that name or id, or PS404; insufficient_privilege when it is another''s.';
+
 create function pgsched.lock_schedule(p_schedule text)
   returns pgsched.schedules
   language plpgsql
   set lock_timeout = '5s'
 as $$
 declare
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
 begin
   select s.*
   into v_schedule
@@ -338,7 +370,7 @@ end;
 $$;
 
 comment on function pgsched.lock_schedule(text) is
-  'Lock a schedule, waiting up to 5 seconds; the schedule as it is now.';
+  'Lock a schedule of one''s own, waiting up to 5 seconds; the schedule as it is now.';
 
 create function pgsched.log_schedule_act(p_schedule pgsched.schedules, p_change text, p_values jsonb)
   returns void
@@ -359,6 +391,8 @@ create function pgsched.reschedule(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules := pgsched.lock_schedule(p_schedule);
@@ -394,6 +428,8 @@ create function pgsched.pause_schedule(
 )
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now      timestamptz := pgsched.now();
@@ -420,6 +456,8 @@ comment on function pgsched.pause_schedule(text, text, timestamptz) is
 create function pgsched.resume_schedule(p_schedule text)
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule pgsched.schedules := pgsched.lock_schedule(p_schedule);
@@ -447,9 +485,11 @@ create function pgsched.trigger_schedule(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
   v_id       uuid;
 begin
   perform pgsched.check_payload('p_input_params', p_input_params);
@@ -480,6 +520,8 @@ comment on function pgsched.trigger_schedule(text, jsonb, text) is
 create function pgsched.delete_schedule(p_schedule text)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -533,6 +575,8 @@ comment on function pgsched.own_schedule_name(pgsched.task_definitions) is
 create function pgsched.keep_own_schedule()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name     text := pgsched.own_schedule_name(new);

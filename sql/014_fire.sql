@@ -88,6 +88,8 @@ create function pgsched.due_schedules(
     as_of          timestamptz
   )
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -455,6 +457,8 @@ comment on function pgsched.fold_fires(uuid[], pgsched.due_fire[]) is
 create function pgsched.fire_schedules(p_ticks jsonb)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -507,6 +511,8 @@ create function pgsched.due_gaps(p_limit integer default 10)
   returns setof pgsched.schedule_gaps
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -523,6 +529,8 @@ comment on function pgsched.due_gaps(integer) is
 create function pgsched.close_gap(p_step jsonb)
   returns void
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -566,6 +574,8 @@ comment on function pgsched.close_gap(jsonb) is
 create function pgsched.recompute_schedules(p_tz_version text, p_limit integer default 1000)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer;

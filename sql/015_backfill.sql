@@ -24,10 +24,12 @@ create function pgsched.backfill_schedule(
 )
   returns uuid
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_schedule pgsched.schedules := pgsched.find_schedule(p_schedule);
+  v_schedule pgsched.schedules := pgsched.find_own_schedule(p_schedule);
   v_id       uuid;
 begin
   if p_from_time is null or p_from_time < '0001-01-03 00:00+00' then
@@ -81,6 +83,8 @@ create function pgsched.due_backfills(p_limit integer default 10)
     max_instants   integer
   )
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pgsched.now();
@@ -169,6 +173,8 @@ comment on function pgsched.unfold_fires(uuid, timestamptz[]) is
 create function pgsched.run_backfill(p_step jsonb)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

@@ -250,6 +250,8 @@ create function pgsched.explain_schedule(p_schedule text)
   returns text
   language plpgsql
   stable
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now      timestamptz := pgsched.now();

@@ -332,6 +332,8 @@ create function pgsched.open_breaker(
 )
   returns timestamptz
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now    timestamptz := pgsched.now();
@@ -376,6 +378,8 @@ comment on function pgsched.open_breaker(text, text, uuid) is
 create function pgsched.close_breaker(p_external_system text, p_worker_id uuid default null)
   returns boolean
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set lock_timeout = '5s'
 as $$
 begin

@@ -265,6 +265,8 @@ create function pgsched.claim_status_pushes(
     trace_id        uuid
   )
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -343,6 +345,8 @@ comment on type pgsched.status_push_result is
 create function pgsched.settle_status_pushes(p_results jsonb)
   returns integer
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -485,6 +489,8 @@ comment on function pgsched.clean_status_pushes(integer, timestamptz) is
 create function pgsched.move_status_pushes()
   returns trigger
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
 as $$
 begin
   if tg_op = 'UPDATE' then

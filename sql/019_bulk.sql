@@ -114,6 +114,8 @@ create function pgsched.retry_tasks(
 )
   returns table (matched bigint, done integer, refused integer)
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
@@ -291,6 +293,8 @@ create function pgsched.cancel_tasks(
 )
   returns table (matched bigint, done integer, refused integer)
   language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off

@@ -16,7 +16,8 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql import factories
 
 from pgsched.devdb import DevServer, state_dir
-from tests.restoring import restore_tables, shared_database
+from tests.restoring import drop_partitions_ahead, restore_tables, shared_database
+from tests.roles import make_logins, make_owner
 
 pytest_plugins = ["tests.clocked", "tests.working"]
 
@@ -79,14 +80,17 @@ def pg_server(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
 
 
 def install_schema(**connection: Any) -> None:
-    """Run the files of `sql/` in order, as `psql -f` would."""
+    """Run the files of `sql/` in order, as `psql -f` would, for an owner who is no superuser."""
     with psycopg.connect(**connection) as conn:
+        make_owner(conn)
         for path in sorted(SQL.glob("*.sql")):
             try:
                 conn.execute(path.read_bytes())
             except psycopg.Error as exc:
                 exc.add_note(f"in {path}")
                 raise
+        make_logins(conn)
+        drop_partitions_ahead(conn)
 
 
 pgsched_db = factories.postgresql_noproc(

@@ -28,6 +28,7 @@ from pgsched.errors import ConfigError
 from pgsched.settings import Settings
 from pgsched.signing import callback_token
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
+from tests.roles import as_role
 from tests.waiting import eventually
 
 Client = httpx.AsyncClient
@@ -45,7 +46,7 @@ async def open_client() -> AsyncIterator[OpenClient]:
     async with AsyncExitStack() as stack:
 
         async def open_one(database_url: str, **more: Any) -> Client:
-            app = api.create_app(Settings(database_url=database_url, **more))
+            app = api.create_app(Settings(database_url=as_role(database_url, "operator"), **more))
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app)
             client = Client(transport=transport, base_url="http://api")
@@ -826,7 +827,7 @@ def test_the_process_serves_and_ends_on_sigterm_with_exit_0(
     dsn: str, start_server: Callable[..., Server]
 ) -> None:
     task_id = dispatched_task(dsn)
-    server = start_server(PGSCHED_DATABASE_URL=dsn, PGSCHED_API_KEY=KEY)
+    server = start_server(PGSCHED_DATABASE_URL=as_role(dsn, "operator"), PGSCHED_API_KEY=KEY)
     with httpx.Client(
         base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
     ) as client:

@@ -11,6 +11,7 @@ import pytest
 
 from pgsched import api
 from pgsched.settings import Settings
+from tests.roles import as_role
 
 Client = httpx.AsyncClient
 
@@ -20,7 +21,7 @@ KEY = "s3cret"
 
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
-    app = api.create_app(Settings(database_url=dsn))
+    app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
     async with (
         app.router.lifespan_context(app),
         Client(transport=httpx.ASGITransport(app), base_url="http://api") as client,

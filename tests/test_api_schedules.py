@@ -21,6 +21,7 @@ from pgsched.schedules import Schedule
 from pgsched.settings import Settings
 from pgsched.ticker import Ticker
 from tests.executing import task_row
+from tests.roles import as_role, login_of
 
 Client = httpx.AsyncClient
 
@@ -36,7 +37,7 @@ ODD_NAMES = ["plain", "nightly/mail report", "50% off? #1 & é;=+", "/", "a/fire
 
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
-    app = api.create_app(Settings(database_url=dsn))
+    app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
     async with (
         app.router.lifespan_context(app),
         Client(transport=httpx.ASGITransport(app), base_url="http://api") as client,
@@ -47,7 +48,7 @@ async def client(dsn: str) -> AsyncIterator[Client]:
 
 async def work(dsn: str) -> None:
     """What a worker does about schedules that are due, and about backfills that wait."""
-    database = Database(dsn)
+    database = Database(as_role(dsn, "worker"))
     await database.open()
     try:
         await Ticker(database, asyncio.Event(), 0.001).step()
@@ -293,7 +294,7 @@ async def test_changes_tell_who_did_what_the_newest_first(client: Client) -> Non
     (one,) = (await get(client, url("job", "changes"), limit=1))["changes"]
 
     assert one == latest
-    assert (latest["change"], latest["changed_by"]) == ("CHANGED", "postgres")
+    assert (latest["change"], latest["changed_by"]) == ("CHANGED", login_of("operator"))
     assert latest["old_values"] == {"timezone": "UTC"}
     assert latest["new_values"] == {"timezone": "Europe/Paris"}
     assert before["change"] == "PAUSED"

@@ -21,6 +21,7 @@ from pgsched.options import NewTask
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings
 from tests.executing import count_tasks, task_row
+from tests.roles import as_role
 
 Connection = psycopg.AsyncConnection[Any]
 Client = httpx.AsyncClient
@@ -37,7 +38,9 @@ def numbered(count: int) -> list[NewTask]:
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         await scheduler.define_task(connection, "job")
         yield connection
 
@@ -62,7 +65,7 @@ async def session(request: pytest.FixtureRequest, dsn: str, conn: Connection) ->
         elif request.param == "autocommit":
             yield conn
         else:
-            connection = await psycopg.AsyncConnection.connect(dsn)
+            connection = await psycopg.AsyncConnection.connect(as_role(dsn, "operator"))
             yield await stack.enter_async_context(connection)
 
 
@@ -265,7 +268,7 @@ def test_what_is_checked_is_what_may_be_given() -> None:
 
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
-    app = api.create_app(Settings(database_url=dsn))
+    app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -21,6 +21,7 @@ import typer
 from pgsched import cli
 from pgsched.cli.printing import ago, length, span
 from pgsched.cli.values import duration_of, object_of, time_of
+from tests.roles import as_role, login_of
 from tests.waiting import eventually
 
 Database = psycopg.Connection[Any]
@@ -72,7 +73,7 @@ def pgsched(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture
 def command(pgsched: Command, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command with the database of the test."""
-    monkeypatch.setenv("PGSCHED_DATABASE_URL", dsn)
+    monkeypatch.setenv("PGSCHED_DATABASE_URL", as_role(dsn, "operator"))
     return pgsched
 
 
@@ -109,7 +110,7 @@ def worker(dsn: str, tmp_path: Path) -> Iterator[None]:
             [sys.executable, "-m", "pgsched", "worker"],
             env={
                 **os.environ,
-                "PGSCHED_DATABASE_URL": dsn,
+                "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
                 "PGSCHED_EXTERNAL_SYSTEM_URL": "http://127.0.0.1:1",
             },
             stdout=out,
@@ -587,7 +588,7 @@ def test_changes_tells_who_did_what(nightly: str, db: Database, schedules: Comma
     schedules("pause", nightly, "--note", "disk full")
     schedules("trigger", nightly)
     schedules("delete", nightly, "--yes")
-    role = value(db, "select session_user::text")
+    role = login_of("operator")
 
     told = schedules("changes", nightly, columns=200).out
 
@@ -863,12 +864,19 @@ def test_a_command_that_does_not_exist_is_exit_code_2(pgsched: Command) -> None:
     assert pgsched("sing").code == 2
 
 
-def test_migrate_tells_what_is_applied(command: Command) -> None:
+def test_migrate_tells_what_is_applied(dsn: str, command: Command) -> None:
     done = command("migrate", "--status")
 
     assert done.code == 0
-    assert "001 foundation     applied" in done.out
-    assert "0 applied just now" in command("migrate").out
+    assert re.search(r"^001 +foundation +applied +20\d\d-", done.out, re.MULTILINE)
+    assert "0 applied just now" in command("migrate", "--database-url", dsn).out
+
+
+def test_migrate_is_for_the_owner(command: Command) -> None:
+    done = command("migrate")
+
+    assert done.code == 1
+    assert done.err.startswith("pgsched: the schema pgsched belongs to pgsched_test_owner")
 
 
 def test_the_version_is_printed(pgsched: Command) -> None:

@@ -16,6 +16,7 @@ from pgsched.settings import load_settings
 from pgsched.worker import Worker
 from tests.claimed import claimed
 from tests.executing import task_row
+from tests.roles import as_role
 from tests.waiting import until
 
 SYSTEM = ExternalSystem("s", "this process", None, Completion.RESPONSE, timedelta(seconds=0.05))
@@ -106,7 +107,9 @@ async def test_a_worker_with_a_handler_needs_no_external_system(dsn: str, count:
         return {"output_ref": f"ref-{n}"}
 
     stop = asyncio.Event()
-    worker = asyncio.create_task(Worker(load_settings(database_url=dsn), handler).run(stop))
+    worker = asyncio.create_task(
+        Worker(load_settings(database_url=as_role(dsn, "worker")), handler).run(stop)
+    )
     await until(lambda: len(seen) == count + 1)
     stop.set()
     await worker

@@ -19,6 +19,7 @@ from pgsched.lifecycle import LifecycleService
 from pgsched.options import ScheduleOptions
 from pgsched.scheduler import SchedulerService
 from tests.executing import task_row
+from tests.roles import as_role
 from tests.test_transactions import url_of
 
 Connection = psycopg.AsyncConnection[Any]
@@ -38,7 +39,9 @@ lifecycle = LifecycleService()
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         await scheduler.define_task(connection, "job", {"do": "it"})
         yield connection
 
@@ -365,7 +368,7 @@ async def test_nothing_is_committed_but_by_the_caller(dsn: str, conn: Connection
 
 async def test_a_sqlalchemy_session_will_do(dsn: str, conn: Connection) -> None:
     await cron(conn)
-    engine = create_async_engine(url_of(dsn))
+    engine = create_async_engine(url_of(as_role(dsn, "operator")))
     async with AsyncSession(engine) as session:
         await control.pause_schedule(session, "job", "why")
         assert (await row_of(conn)).state == "ACTIVE"
@@ -399,7 +402,7 @@ async def test_a_preview_writes_nothing(conn: Connection) -> None:
     assert await changes(conn) == ["CREATED"]
 
 
-async def test_a_preview_says_how_many_have_run(conn: Connection) -> None:
+async def test_a_preview_says_how_many_have_run(dsn: str, conn: Connection) -> None:
     schedule_id = await scheduler.schedule_cron(conn, "job", "0 * * * *")
     query = """
         insert into pgsched.schedule_fires (schedule_id, scheduled_time, outcome, reason, task_id)
@@ -407,7 +410,8 @@ async def test_a_preview_says_how_many_have_run(conn: Connection) -> None:
           (%(id)s, %(first)s, 'RUN', null, pgsched.uuid7()),
           (%(id)s, %(then)s, 'SKIPPED', 'x', null)
     """
-    await conn.execute(query, {"id": schedule_id, "first": NOON, "then": NOON + HOUR})
+    with psycopg.connect(dsn) as owner:
+        owner.execute(query, {"id": schedule_id, "first": NOON, "then": NOON + HOUR})
 
     preview = await control.preview_backfill(conn, "job", NOON, NOON + 2 * HOUR)
 

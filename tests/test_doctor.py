@@ -17,6 +17,7 @@ from pgsched.doctor import Finding, clocks, examine, schedules, server
 from pgsched.doctor.findings import named
 from pgsched.doctor.offsets import samples
 from pgsched.visit import visit
+from tests.roles import as_role
 
 Database = psycopg.Connection[Any]
 
@@ -27,7 +28,7 @@ SPRING, AUTUMN = datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 10, 31, 1,
 
 @pytest.fixture
 async def session(dsn: str) -> AsyncIterator[Connection]:
-    async with visit(dsn, autocommit=True) as connection:
+    async with visit(as_role(dsn, "operator"), autocommit=True) as connection:
         yield connection
 
 
@@ -143,7 +144,7 @@ async def test_without_the_schema_there_is_no_more_to_see(pg_server: Any) -> Non
 async def test_a_check_that_fails_does_not_keep_the_others(dsn: str, db: Database) -> None:
     db.execute("drop view pgsched.schedule_status cascade")
 
-    findings = by_name(await examine(dsn))
+    findings = by_name(await examine(as_role(dsn, "operator")))
 
     assert findings["broken schedules"].seen.startswith("could not look:")
     assert findings["broken schedules"].status == "error"
@@ -427,7 +428,7 @@ async def test_schedules_computed_with_other_zone_data_are_a_warning(
 async def test_everything_is_looked_at_once(dsn: str, db: Database) -> None:
     register_worker(db)
 
-    findings = await examine(dsn)
+    findings = await examine(as_role(dsn, "operator"))
 
     names = [finding.name for finding in findings]
     assert len(names) == len(set(names)) == 9

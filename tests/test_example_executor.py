@@ -16,6 +16,7 @@ from pgsched.demo.processes import free_port
 from pgsched.signing import read_secrets, webhook_headers
 from pgsched.testing.server import LoopbackServer, Reply, Request
 from tests.executing import task_row
+from tests.roles import as_role
 from tests.waiting import eventually
 from tests.working import Connection, Process, StartWorker
 
@@ -45,7 +46,7 @@ def running(
     """A worker and an API for it; its base URL."""
     port = free_port()
     settings = {
-        "PGSCHED_DATABASE_URL": dsn,
+        "PGSCHED_DATABASE_URL": as_role(dsn, "operator"),
         "PGSCHED_EXTERNAL_SYSTEM_URL": executor,
         "PGSCHED_EXTERNAL_SYSTEM_SIGNING_SECRET": SECRET,
         "PGSCHED_CALLBACK_SECRET": CALLBACKS,
@@ -56,7 +57,7 @@ def running(
     api = Process(tmp_path / "api.log", settings, "pgsched", "serve")
     try:
         eventually(lambda: "listens on" in api.log)
-        start_worker(**settings)
+        start_worker(**{**settings, "PGSCHED_DATABASE_URL": as_role(dsn, "worker")})
         yield executor
     finally:
         api.kill()

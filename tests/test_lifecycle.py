@@ -17,6 +17,7 @@ from pgsched.lifecycle import LifecycleService
 from pgsched.models import StatusReport, TaskStatus, without_nul
 from pgsched.scheduler import SchedulerService
 from tests.executing import dispatch_due, dispatched_task, events_of, task_row
+from tests.roles import as_role
 from tests.waiting import eventually
 
 Connection = psycopg.AsyncConnection[Any]
@@ -31,7 +32,9 @@ scheduler = SchedulerService()
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         yield connection
 
 

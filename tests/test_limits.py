@@ -13,6 +13,7 @@ import pytest
 from pgsched.clients import Handler
 from pgsched.settings import load_settings
 from pgsched.worker import Worker
+from tests.roles import as_role
 from tests.waiting import until
 
 WORKERS = 8
@@ -36,7 +37,7 @@ IN_FLIGHT = "select count(*) from pgsched.scheduled_tasks where deadline_at is n
 async def working(dsn: str, handler: Handler) -> AsyncIterator[None]:
     """Eight workers in this process, each with connections of its own."""
     stop = asyncio.Event()
-    settings = load_settings(database_url=dsn)
+    settings = load_settings(database_url=as_role(dsn, "worker"))
     workers = [asyncio.create_task(Worker(settings, handler).run(stop)) for _ in range(WORKERS)]
     try:
         yield

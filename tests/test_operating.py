@@ -17,6 +17,7 @@ from pgsched.models import Completion
 from pgsched.operating import OperatorControl
 from pgsched.scheduler import SchedulerService
 from tests.executing import task_row
+from tests.roles import as_role
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -29,7 +30,9 @@ scheduler = SchedulerService()
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         await scheduler.define_task(connection, "job")
         yield connection
 

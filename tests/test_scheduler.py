@@ -16,6 +16,7 @@ from pgsched.errors import Conflict, Invalid, NotFound, Unavailable
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings
 from tests.executing import dispatched_task, task_row
+from tests.roles import as_role
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -28,7 +29,9 @@ scheduler = SchedulerService()
 
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "operator"), autocommit=True
+    ) as connection:
         await scheduler.define_task(connection, "job", {"do": "it"})
         yield connection
 

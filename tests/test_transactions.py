@@ -17,6 +17,7 @@ from pgsched.errors import Invalid, NotFound
 from pgsched.lifecycle import LifecycleService
 from pgsched.scheduler import SchedulerService
 from tests.executing import count_tasks
+from tests.roles import as_role
 
 scheduler = SchedulerService()
 lifecycle = LifecycleService()
@@ -38,6 +39,7 @@ class Order(Base):
 def _orders(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("create table public.orders (id integer primary key)")
+        conn.execute("grant all on public.orders to public")
         conn.execute("select pgsched.define_task('ship')")
 
 
@@ -53,7 +55,7 @@ def url_of(dsn: str, driver: str = "psycopg") -> URL:
 
 @pytest.fixture
 async def engine(dsn: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url_of(dsn))
+    engine = create_async_engine(url_of(as_role(dsn, "client")))
     yield engine
     await engine.dispose()
 
@@ -70,7 +72,7 @@ def what_exists(dsn: str) -> tuple[int, int]:
 
 
 async def test_psycopg_nothing_is_there_before_the_commit_and_both_after(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+    async with await psycopg.AsyncConnection.connect(as_role(dsn, "client")) as conn:
         await conn.execute("insert into public.orders values (1)")
         await scheduler.schedule_immediate(conn, "ship")
         assert what_exists(dsn) == (0, 0)
@@ -81,7 +83,7 @@ async def test_psycopg_nothing_is_there_before_the_commit_and_both_after(dsn: st
 
 
 async def test_psycopg_both_are_rolled_back(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+    async with await psycopg.AsyncConnection.connect(as_role(dsn, "client")) as conn:
         await scheduler.schedule_immediate(conn, "ship")
         await conn.execute("insert into public.orders values (1)")
 
@@ -91,7 +93,9 @@ async def test_psycopg_both_are_rolled_back(dsn: str) -> None:
 
 
 async def test_psycopg_a_refused_task_takes_the_row_with_it(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+    async with await psycopg.AsyncConnection.connect(
+        as_role(dsn, "client"), autocommit=True
+    ) as conn:
 
         async def order_and_sink() -> None:
             async with conn.transaction():
@@ -105,7 +109,7 @@ async def test_psycopg_a_refused_task_takes_the_row_with_it(dsn: str) -> None:
 
 
 async def test_psycopg_a_savepoint_takes_back_the_task_alone(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+    async with await psycopg.AsyncConnection.connect(as_role(dsn, "client")) as conn:
         await conn.execute("insert into public.orders values (1)")
 
         async def ship_and_sink() -> None:
@@ -121,7 +125,7 @@ async def test_psycopg_a_savepoint_takes_back_the_task_alone(dsn: str) -> None:
 
 
 async def test_psycopg_every_service_leaves_the_commit_to_the_caller(dsn: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+    async with await psycopg.AsyncConnection.connect(as_role(dsn, "operator")) as conn:
         await scheduler.define_task(conn, "other")
         await scheduler.schedule_cron(conn, "ship", "0 3 * * *")
         await lifecycle.submit_ad_hoc_task(conn, "once")
@@ -212,7 +216,7 @@ async def test_sqlalchemy_core_connections_are_taken_as_well(dsn: str, engine: A
 
 def test_sqlalchemy_a_sync_session_is_refused_by_name(dsn: str) -> None:
 
-    engine = create_engine(url_of(dsn))
+    engine = create_engine(url_of(as_role(dsn, "client")))
     with Session(engine) as session, pytest.raises(Invalid, match="session must be"):
         asyncio.run(scheduler.schedule_immediate(session, "ship"))
     engine.dispose()

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.receiver import Receiver, receiving
+from tests.roles import as_role
 from tests.waiting import eventually
 
 Connection = psycopg.Connection[Any]
@@ -62,7 +63,7 @@ def start_worker(dsn: str, receiver: Receiver, tmp_path: Path) -> Iterator[Start
 
     def start(**environment: str) -> Process:
         defaults = {
-            "PGSCHED_DATABASE_URL": dsn,
+            "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
             "PGSCHED_EXTERNAL_SYSTEM_URL": receiver.url,
             "PGSCHED_PUSH_SLOTS": "200",
             "PGSCHED_SCHEDULE_SCAN_INTERVAL": "0.2",

@@ -163,6 +163,7 @@ def _settled_by(answer: Answer) -> Outcome | None:
     return Outcome(
         Verdict.SUCCEEDED if is_success else Verdict.FAILED,
         f"HTTP {answer.status_code}: the body says {body['status']}",
+        elapsed=answer.elapsed,
         output_ref=_text(body.get("output_ref")),
         error_msg=_text(body.get("error_msg")),
         next_input=next_input if isinstance(next_input, dict) else None,

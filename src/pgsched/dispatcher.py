@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from pgsched.breaker import Breaker
@@ -66,6 +66,11 @@ class ScheduleDispatcher:
         self._is_idle.set()
         self._is_closed = False
         self._lanes: dict[str, Lane] = {}  # by external system
+
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """By external system, for those who look on."""
+        return self._lanes
 
     def room(self, queues: Sequence[str]) -> int:
         """How many tasks of any of these queues can be taken on."""

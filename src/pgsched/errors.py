@@ -5,12 +5,13 @@ What can go wrong, as one small tree.
     ├── NotFound             PS404   no such definition, task, queue, schedule
     ├── Conflict             PS409   not possible in the state it is in
     ├── Invalid              PS422   the input is wrong; the message names the field
+    ├── Forbidden            42501   not yours, or the role lacks the right
     ├── Unavailable                  the database cannot be reached just now
     ├── ConfigError                  a setting is missing or wrong
     └── MigrationError               the schema is not what this version needs
 
-The first three are raised by the SQL functions with these SQLSTATEs, and are
-the HTTP statuses of the API as well.
+The first four are raised by the SQL functions with these SQLSTATEs, and are
+HTTP statuses of the API as well.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ class Invalid(PgschedError):
     code = "PS422"
 
 
+class Forbidden(PgschedError):
+    """It belongs to another role, or the role of the connection lacks the right."""
+
+    code = "42501"
+
+
 class Unavailable(PgschedError):
     """The database cannot be reached just now; the same call may work later."""
 
@@ -56,4 +63,5 @@ BY_SQLSTATE: dict[str, type[PgschedError]] = {
     "PS404": NotFound,
     "PS409": Conflict,
     "PS422": Invalid,
+    "42501": Forbidden,
 }

@@ -84,7 +84,7 @@ class Lane:
         self._on_idle = on_idle
         self.is_waited_for = False
         self._buffer: deque[Held] = deque()
-        self._under_way = 0
+        self.under_way = 0
         self._slots = Slots(self._push_next, lambda: bool(self._buffer))
         self._takes_batches = True
         self._is_closed = False
@@ -95,7 +95,7 @@ class Lane:
 
     @property
     def held(self) -> int:
-        return len(self._buffer) + self._under_way
+        return len(self._buffer) + self.under_way
 
     @property
     def has_room(self) -> bool:
@@ -158,7 +158,7 @@ class Lane:
 
     async def _push_next(self) -> None:
         batch = self._next()
-        self._under_way += len(batch)
+        self.under_way += len(batch)
         try:
             if len(batch) == 1:
                 await self._push_single(batch[0].task)
@@ -170,7 +170,7 @@ class Lane:
             for held in batch:
                 self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
         finally:
-            self._under_way -= len(batch)
+            self.under_way -= len(batch)
             self._note_change()
 
     def _next(self) -> list[Held]:

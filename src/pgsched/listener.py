@@ -26,6 +26,8 @@ class Listener:
         self._dsn = dsn
         self._events: list[asyncio.Event] = []
         self._trouble = Trouble("listen")
+        self.is_connected = False
+        self.wake_count = 0
 
     def subscribe(self) -> asyncio.Event:
         """An event of one's own, set by each wake-up and cleared by whoever waits for it."""
@@ -40,6 +42,8 @@ class Listener:
                 await self._listen()
             except Exception as exc:  # the poll goes on without it
                 self._trouble.tell(exc)
+            finally:
+                self.is_connected = False
             await asyncio.sleep(RECONNECT_DELAY)
 
     async def _listen(self) -> None:
@@ -49,6 +53,7 @@ class Listener:
         async with connection:
             await connection.execute(f"listen {CHANNEL}")
             self._trouble.over()
+            self.is_connected = True
             self._wake()
             while True:
                 heard = False
@@ -65,5 +70,6 @@ class Listener:
             raise psycopg.OperationalError("the server does not listen any more")
 
     def _wake(self) -> None:
+        self.wake_count += 1
         for event in self._events:
             event.set()

@@ -19,6 +19,7 @@ from pgsched.decoding import excerpt, read_body, read_retry_after
 from pgsched.messages import Message
 from pgsched.models import ExternalSystem
 from pgsched.signing import webhook_headers
+from pgsched.tracing import HEADERS
 from pgsched.transport import Http1Transport
 
 # More of an answer is not read, unless it is about many tasks; the connection is closed instead.
@@ -132,7 +133,9 @@ def _request(target: _Target, message: Message, payload: _Payload) -> httpx.Requ
     headers = [*target.headers, (b"Content-Length", b"%d" % len(payload.data))]
     if message.idempotency_key is not None:
         headers.append((b"Idempotency-Key", message.idempotency_key.encode()))
-    if message.trace_id is not None:
+    if carried := HEADERS.get():
+        headers += carried
+    elif message.trace_id is not None:
         span = random.getrandbits(64) or 1
         parent = f"00-{message.trace_id.replace('-', '')}-{span:016x}-01"
         headers.append((b"traceparent", parent.encode()))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
-from pgsched import bulk, db
+from pgsched import bulk, db, tracing
 from pgsched.arguments import checked
 from pgsched.cron import validate_cron
 from pgsched.db import Session
@@ -91,7 +91,12 @@ class SchedulerService(OperatorControl):
 
         An error names the first that is wrong, as tasks[17].priority.
         """
-        return await bulk.schedule_many(session, tasks)
+        if not tracing.is_loaded():
+            return await bulk.schedule_many(session, tasks)
+        from pgsched.spans import enqueuing
+
+        with enqueuing("schedule_many", tasks=len(tasks)) as carrier:
+            return await bulk.schedule_many(session, [carrier.put_on(task) for task in tasks])
 
     async def schedule_loop(
         self,
@@ -183,7 +188,12 @@ async def _enqueue(
 ) -> str:
     _known(options, TaskOptions)
     named = {"definition": definition, "input_params": input_params, **options, **(when or {})}
-    return str(await _call(session, function, **named))
+    if not tracing.is_loaded():
+        return str(await _call(session, function, **named))
+    from pgsched.spans import enqueuing
+
+    with enqueuing(function, definition=str(definition)) as carrier:
+        return str(await _call(session, function, **carrier.put_on(named)))
 
 
 async def _repeat(

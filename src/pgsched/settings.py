@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
@@ -20,9 +21,6 @@ from pydantic_settings import (
 
 from pgsched.errors import ConfigError
 from pgsched.signing import read_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 PREFIX = "PGSCHED_"
 HIDDEN = "***"
@@ -159,6 +157,9 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds that a stopping worker gives its pushes to end, 0 to 3600.",
     )
+
+    metrics_host: str = Field("127.0.0.1", description="Address a worker shows its metrics on.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Its port, 0 to 65535.")
 
     # Defaults of new definitions
     default_max_retries: int = Field(

@@ -8,15 +8,14 @@ import logging
 import re
 import signal
 from collections.abc import Coroutine
-from importlib import metadata
 from typing import Any
 
 import psycopg
 
 from pgsched import migrator
 from pgsched.backfiller import Backfiller
-from pgsched.clients import Handler
-from pgsched.database import Database
+from pgsched.build import version
+from pgsched.clients import Handler, HandlerClient
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.duties import Duties
 from pgsched.errors import ConfigError, PgschedError
@@ -24,9 +23,9 @@ from pgsched.external import ExternalSystemClient, make_transport
 from pgsched.lease import Lease
 from pgsched.listener import Listener
 from pgsched.loops import end, forever
+from pgsched.observation import Observation
 from pgsched.scanner import ScheduleScanner
 from pgsched.settings import Settings, masked_dsn, secrets_of
-from pgsched.settler import Settler
 from pgsched.targets import Targets
 from pgsched.teller import StatusPusher
 from pgsched.ticker import Ticker
@@ -46,15 +45,17 @@ class Worker:
         """*handler*, if given, is called with each task; see `HandlerClient`."""
         self._settings = settings
         url, is_pooled = settings.database_url, settings.poll_only
-        self._database = Database(url, size=CONNECTIONS, is_pooled=is_pooled)
+        self.observation = Observation(settings)
+        self._database = self.observation.database(url, size=CONNECTIONS, is_pooled=is_pooled)
         # Renewing the lease must not wait for a connection.
-        self._heart = Database(url, size=1, is_pooled=is_pooled)
+        self._heart = self.observation.database(url, size=1, is_pooled=is_pooled)
         self._transport = make_transport(settings.push_slots)
         self._listener = Listener(url)
         self.lease = Lease(self._heart, version(), settings.queues)
         self._targets = Targets(self._database, settings, is_local=handler is not None)
-        self._settler = Settler(self._database)
-        client = None if handler else self._client()
+        self._settler = self.observation.settler(self._database, self._targets)
+        external = self._client()
+        client = self.observation.client(HandlerClient(handler) if handler else external)
         wake, interval = self._listener.subscribe(), settings.schedule_scan_interval
         self._dispatcher = ScheduleDispatcher(
             self._database,
@@ -62,7 +63,6 @@ class Worker:
             self.lease,
             self._settler,
             client=client,
-            handler=handler,
             slots=settings.push_slots,
             wake=wake,
         )
@@ -77,7 +77,7 @@ class Worker:
         )
         self._ticker = Ticker(self._database, self._listener.subscribe(), interval)
         self._backfiller = Backfiller(self._database, self._listener.subscribe(), interval)
-        self._pusher = client and self._make_pusher(client)
+        self._pusher = None if handler else self._make_pusher(external)
         self._loops: list[asyncio.Task[None]] = []
 
     def _client(self) -> ExternalSystemClient:
@@ -109,6 +109,8 @@ class Worker:
                 "PGSCHED_PUBLIC_URL is not set: pushes carry no callback_url, and what is accepted"
                 " must be reported by its task_id"
             )
+        parts = self._dispatcher, self._targets, self.lease, self._listener
+        await self.observation.start(version(), *parts)
         await self._heart.open()
         await self._database.open()
         await self.lease.register()
@@ -145,6 +147,7 @@ class Worker:
             log.warning("could not say goodbye, the lease will end: %s", str(exc) or "timeout")
 
     async def _abandon(self) -> None:
+        self.observation.stop()
         await self._scanner.stop()
         await self._dispatcher.abandon()
         if self._pusher:
@@ -157,14 +160,6 @@ class Worker:
     def _spawn(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._loops.append(asyncio.create_task(loop))
         return self._loops[-1]
-
-
-def version() -> str:
-    """The version of this installation."""
-    try:
-        return metadata.version("pgsched")
-    except metadata.PackageNotFoundError:  # a checkout on the path
-        return "checkout"
 
 
 def is_refusal(reason: str) -> bool:

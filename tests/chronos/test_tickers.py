@@ -19,6 +19,7 @@ import psycopg
 from pgsched.firing import tick_of
 from tests.chronos import shifted
 from tests.receiver import receiving
+from tests.roles import as_role
 from tests.sql.sched import HOUR, MINUTE, SECOND, Sched
 from tests.waiting import eventually
 
@@ -33,7 +34,7 @@ class Workers:
     def __init__(self, dsn: str, url: str, folder: Path) -> None:
         self._environment = {
             **os.environ,
-            "PGSCHED_DATABASE_URL": dsn,
+            "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
             "PGSCHED_EXTERNAL_SYSTEM_URL": url,
             "PGSCHED_SCHEDULE_SCAN_INTERVAL": "0.5",
         }

@@ -29,6 +29,7 @@ from tests.delivery.evidence import (
     gather,
 )
 from tests.delivery.hostile import Habits
+from tests.roles import as_role
 from tests.waiting import eventually
 
 Connection = psycopg.Connection[Any]
@@ -59,7 +60,7 @@ NOTES = """
     );
     create table notes.ends (task_id uuid, status text, sequence bigint, at timestamptz);
 
-    create function notes.note_claim() returns trigger language plpgsql as $$
+    create function notes.note_claim() returns trigger language plpgsql security definer as $$
     begin
       insert into notes.claims values (
         new.id, new.delivery_count, new.attempt, currval('pgsched.status_sequence'),
@@ -68,7 +69,7 @@ NOTES = """
       return null;
     end $$;
 
-    create function notes.note_end() returns trigger language plpgsql as $$
+    create function notes.note_end() returns trigger language plpgsql security definer as $$
     begin
       insert into notes.ends values (
         new.id, new.status, nextval('pgsched.status_sequence'), clock_timestamp()
@@ -238,12 +239,13 @@ def world(
     )
     db.execute(DEFINITION, [MAX_RETRIES, RETRY_DELAY, f"{habits.silence} seconds"])
     with ExitStack() as stack:
-        environment = {"PGSCHED_DATABASE_URL": dsn, "PGSCHED_API_PORT": "0"}
         started = 0
 
         def start(*arguments: str) -> Process:
             nonlocal started
             started += 1
+            login = as_role(dsn, "worker" if "worker" in arguments else "operator")
+            environment = {"PGSCHED_DATABASE_URL": login, "PGSCHED_API_PORT": "0"}
             process = Process(folder / f"{started}.log", *arguments, **environment)
             stack.callback(process.kill)
             return process

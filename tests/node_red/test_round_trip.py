@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.node_red.program import API_KEY, PUSH_KEY, free_port, running
+from tests.roles import as_role
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.node_red, pytest.mark.timeout(600)]
@@ -42,7 +43,7 @@ def test_a_hundred_tasks_go_through_node_red_and_end_in_success(
     port = free_port()
     api_url = f"http://127.0.0.1:{port}"
     environment = {
-        "PGSCHED_DATABASE_URL": dsn,
+        "PGSCHED_DATABASE_URL": as_role(dsn, "operator"),
         "PGSCHED_API_KEY": API_KEY,
         "PGSCHED_API_PORT": str(port),
         "PGSCHED_PUBLIC_URL": api_url,
@@ -58,7 +59,11 @@ def test_a_hundred_tasks_go_through_node_red_and_end_in_success(
         pgsched(
             "worker",
             tmp_path / "worker.log",
-            {**environment, "PGSCHED_EXTERNAL_SYSTEM_URL": executor},
+            {
+                **environment,
+                "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
+                "PGSCHED_EXTERNAL_SYSTEM_URL": executor,
+            },
         ),
     ):
         query = "select count(*) from pgsched.tasks where finished_at is not null"

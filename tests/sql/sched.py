@@ -26,6 +26,7 @@ HOUR = timedelta(hours=1)
 FAKE_CLOCK = """
     create table public.test_clock (at timestamptz not null);
     insert into public.test_clock values ({start});
+    grant select on public.test_clock to public;
     create or replace function pgsched.now() returns timestamptz language sql volatile
       return (select c.at from public.test_clock as c)
 """

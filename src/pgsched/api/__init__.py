@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 
@@ -32,6 +33,7 @@ from pgsched.api.guard import (
     problem,
     require_key_unless_loopback,
 )
+from pgsched.api.metrics import Measure
 from pgsched.api.services import Services
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,13 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE = 75
 # What Postgres says where the schema, or a part of it, is missing.
 NO_SCHEMA = frozenset({"3F000", "42P01", "42883"})
+# FastAPI (since 0.165) makes a server span of each request; more of it than that says little.
+TELEMETRY: Any = {
+    "operation_spans": False,
+    "metrics": False,
+    "logs": False,
+    "exclude": lambda scope: not scope["path"].startswith("/api/"),
+}
 CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
 
 
@@ -60,12 +69,15 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A durable task scheduler in your own Postgres.",
         lifespan=lifespan,
         redoc_url=None,
+        telemetry=TELEMETRY,
     )
     app.state.services = services
     for part in (reports, routes, operating_routes, schedule_routes, cron_routes):
         app.include_router(part.router)
     app.include_router(routes.health)
+    app.include_router(routes.metrics)
     app.add_middleware(Guard, key=key_of(settings), secrets=secrets_of(settings.callback_secret))
+    app.add_middleware(Measure, metrics=services.metrics)
     app.add_exception_handler(PgschedError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_malformed)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -25,7 +25,7 @@ LIST_PATHS = frozenset({"/api/tasks/status", "/api/tasks/bulk"})
 CALLBACK_PATH = re.compile(r"/api/tasks/([0-9a-fA-F-]{36})/status")
 GRANTED = "pgsched.attempt"
 # The HTTP status of each code.
-STATUS = {"PS404": 404, "PS409": 409, "PS422": 422}
+STATUS = {"42501": 403, "PS404": 404, "PS409": 409, "PS422": 422}
 MAX_BODY = 2**20
 MAX_LIST = 8 * 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
 from pgsched import reading
 from pgsched.api.guard import JsonResponse, problem
@@ -30,6 +30,7 @@ from pgsched.plain import plain
 
 router = APIRouter(prefix="/api", responses=REFUSALS)
 health = APIRouter(prefix="/health", tags=["health"])
+metrics = APIRouter(tags=["metrics"])
 
 
 @router.post("/definitions", status_code=201, response_model=DefinitionId)
@@ -161,3 +162,10 @@ async def ready(services: Wired) -> JsonResponse:
     if reason := await services.unready_because():
         return problem(503, "UNAVAILABLE", reason)
     return JsonResponse({"status": "ready"})
+
+
+@metrics.get("/metrics", response_class=Response)
+async def show_metrics(request: Request, services: Wired) -> Response:
+    """For Prometheus: requests, reports, and what there is in the database, at most 5 s old."""
+    body, content_type = await services.metrics.render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from pgsched import db, migrator, reading
 from pgsched.api.gatherer import Gatherer
+from pgsched.api.metrics import ApiMetrics
 from pgsched.control import ScheduleControl
 from pgsched.database import Database
 from pgsched.db import Connection
@@ -40,6 +41,7 @@ class Services:
         self.lifecycle = LifecycleService(settings)
         self.control = ScheduleControl()
         self.gatherer = Gatherer(self.report)
+        self.metrics = ApiMetrics(self.transaction)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -69,7 +71,9 @@ class Services:
     async def report(self, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
         """Apply reports in a transaction of their own, which keeps the events of those refused."""
         async with self.connection() as connection:
-            return await db.report_statuses(connection, reports)
+            answers = await db.report_statuses(connection, reports)
+        self.metrics.count_reports(reports, answers)
+        return answers
 
     async def unready_because(self) -> str | None:
         """Why nothing would work just now; None when it would."""

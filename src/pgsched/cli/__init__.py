@@ -118,7 +118,7 @@ def options(
 ) -> None:
     """A durable task scheduler in your own Postgres."""
     if version:
-        from pgsched.worker import version as installed
+        from pgsched.build import version as installed
 
         typer.echo(installed())
         raise typer.Exit
