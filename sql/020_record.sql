@@ -26,9 +26,6 @@ set local statement_timeout = '5min';
 
 call pgsched.begin_migration(20, 'record');
 
-create index task_instances_default_finished_at_idx
-  on pgsched.task_instances_default (finished_at);
-
 create index task_events_default_at_idx
   on pgsched.task_events_default (at);
 

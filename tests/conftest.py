@@ -19,7 +19,7 @@ from pgsched.devdb import DevServer, state_dir
 from tests.restoring import drop_partitions_ahead, restore_tables, shared_database
 from tests.roles import make_logins, make_owner
 
-pytest_plugins = ["tests.clocked", "tests.working"]
+pytest_plugins = ["tests.clocked", "tests.commanding", "tests.working"]
 
 SQL = Path(__file__).parents[1] / "sql"
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
 import typer
 
-from pgsched import cli
 from pgsched.cli.printing import ago, length, span
 from pgsched.cli.values import duration_of, object_of, time_of
+from tests.commanding import Answer, Command
 from tests.roles import as_role, login_of
 from tests.waiting import eventually
 
@@ -28,53 +26,6 @@ Database = psycopg.Connection[Any]
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 HOUR = timedelta(hours=1)
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def words(self) -> str:
-        """What was printed, wherever the lines were broken."""
-        return " ".join(self.out.split())
-
-
-Command = Callable[..., Answer]
-
-
-@pytest.fixture
-def pgsched(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command on a terminal of 80 columns, without a database."""
-
-    def run(*args: str, answer: str = "", columns: int = 80) -> Answer:
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setattr(sys, "argv", ["pgsched", *args])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
-        code, message = 0, ""
-        try:
-            cli.main()
-        except SystemExit as exc:
-            if isinstance(exc.code, str):  # what Python prints when it exits
-                code, message = 1, f"{exc.code}\n"
-            else:
-                code = exc.code or 0
-        printed = capsys.readouterr()
-        return Answer(code, printed.out, printed.err + message)
-
-    return run
-
-
-@pytest.fixture
-def command(pgsched: Command, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command with the database of the test."""
-    monkeypatch.setenv("PGSCHED_DATABASE_URL", as_role(dsn, "operator"))
-    return pgsched
 
 
 @pytest.fixture

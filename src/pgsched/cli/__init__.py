@@ -66,7 +66,6 @@ TASKS: dict[str, Verb] = {
     "list": tasks.list_,
     "show": task_page.show,
     "events": tasks.events,
-    "explain": tasks.explain,
     "cancel": task_acts.cancel,
     "retry": task_acts.retry,
 }

@@ -196,5 +196,8 @@ def set_(
         definition_id = await SERVICE.define_task(session, name, **given)
         return before, await reading.get_definition(session, definition_id)
 
-    before, after = run(database_url, put)
+    _tell(name, *run(database_url, put))
+
+
+def _tell(name: str, before: TaskDefinition | None, after: TaskDefinition) -> None:
     line(f"{printing.done(before, after, UNSET)} {name}, {after.id}")
