@@ -389,7 +389,7 @@ end;
 $$;
 
 comment on function pgsched.maintain(integer) is
-  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired and status pushes that were given up long ago, and give up those that nobody sends; make and drop partitions of the record.  Returns how many of all that.';
+  'Housekeeping, at most p_limit rows of each kind: forget idempotency keys that have expired and status pushes that were given up long ago, and give up those that nobody sends; make and drop partitions of the record.  Returns how many rows.';
 
 -- Goes with the transaction, so that it works through a pooler and cannot be
 -- left behind.

@@ -220,6 +220,10 @@ comment on function pgsched.drop_partitions(pgsched.retention, timestamptz) is
 create function pgsched.empty_net(p_kept pgsched.retention, p_limit integer, p_now timestamptz)
   returns integer
   language plpgsql
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_count integer;
@@ -254,8 +258,8 @@ begin
   end loop;
 
   for v_kept in select r.* from pgsched.retention as r order by r.table_name loop
-    v_count := v_count + pgsched.drop_partitions(v_kept, p_now);
-    v_count := v_count + pgsched.make_partitions(v_kept, p_now);
+    perform pgsched.drop_partitions(v_kept, p_now);
+    perform pgsched.make_partitions(v_kept, p_now);
   end loop;
 
   return v_count;
@@ -263,7 +267,7 @@ end;
 $$;
 
 comment on function pgsched.keep_record(integer, timestamptz) is
-  'Make and drop partitions of the record, and empty its nets, as pgsched.retention says.  Returns how many rows and partitions.';
+  'Make and drop partitions of the record, and empty its nets, as pgsched.retention says.  Returns how many rows.';
 
 -- Most tasks end on the day their id was made: there it looks first.
 create function pgsched.get_task(p_task_id uuid)

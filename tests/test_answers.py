@@ -132,10 +132,18 @@ def test_a_2xx_body_settles_at_once_in_both_modes(status: int, completion: Compl
     failed = outcome_of(broken, completion, 0)
 
     assert succeeded == Outcome(
-        Verdict.SUCCEEDED, succeeded.reason, output_ref="s3://b/k", next_input={"page": 2}
+        Verdict.SUCCEEDED,
+        succeeded.reason,
+        elapsed=done.elapsed,
+        output_ref="s3://b/k",
+        next_input={"page": 2},
     )
     assert failed == Outcome(
-        Verdict.FAILED, failed.reason, error_msg="no such order", stop_loop=True
+        Verdict.FAILED,
+        failed.reason,
+        elapsed=broken.elapsed,
+        error_msg="no such order",
+        stop_loop=True,
     )
 
 

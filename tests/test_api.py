@@ -765,6 +765,7 @@ async def test_every_path_is_in_the_openapi_document(client: Client) -> None:
         "/api/upcoming",
         "/health/live",
         "/health/ready",
+        "/metrics",
     }
     report = document["paths"]["/api/tasks/{task_id}/status"]["post"]
     properties = report["requestBody"]["content"]["application/json"]["schema"]["properties"]

@@ -21,7 +21,8 @@ WORKERS = 8
 # Each claim leaves its own time: what the bucket counts by.
 RECORD_CLAIMS = """
     create table public.claims (at timestamptz not null);
-    create function public.record_claims() returns trigger language plpgsql as $$
+    create function public.record_claims() returns trigger language plpgsql
+      security definer as $$
     begin
       insert into public.claims
       select n.deadline_at - interval '60 seconds' from claimed as n where n.status = 'SCHEDULED';

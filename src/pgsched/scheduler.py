@@ -91,7 +91,7 @@ class SchedulerService(OperatorControl):
 
         An error names the first that is wrong, as tasks[17].priority.
         """
-        if not tracing.is_loaded():
+        if not (tracing.is_loaded() and isinstance(tasks, list)):
             return await bulk.schedule_many(session, tasks)
         from pgsched.spans import enqueuing
 
