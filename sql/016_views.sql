@@ -3,7 +3,7 @@
 -- For people.  No view counts millions of rows to draw a number: depths are
 -- exact up to 10,000 and say 10,000 beyond.
 --
--- Adds   tasks, queue_stats, upcoming, schedule_status, explain_schedule()
+-- Adds   copy_column_comments(), tasks, queue_stats, upcoming, schedule_status, explain_schedule()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -13,6 +13,30 @@ set local lock_timeout = '2s';
 set local statement_timeout = '5min';
 
 call pgsched.begin_migration(16, 'views');
+
+create procedure pgsched.copy_column_comments(p_from regclass, p_to regclass)
+  language plpgsql
+as $$
+declare
+  v_name    name;
+  v_comment text;
+begin
+  for v_name, v_comment in
+    select v.attname, col_description(t.attrelid, t.attnum)
+    from pg_attribute as t
+    join pg_attribute as v
+      on v.attname = t.attname
+    where t.attrelid = p_from
+      and t.attnum > 0
+      and v.attrelid = p_to
+  loop
+    execute format('comment on column %s.%I is %L', p_to, v_name, v_comment);
+  end loop;
+end;
+$$;
+
+comment on procedure pgsched.copy_column_comments(regclass, regclass) is
+  'Say of the columns of a view what is said of those of the same names elsewhere; for migrations.';
 
 create view pgsched.tasks as
   select
@@ -35,6 +59,12 @@ create view pgsched.tasks as
 
 comment on view pgsched.tasks is
   'Every task, unfinished or finished.';
+
+call pgsched.copy_column_comments('pgsched.task_instances', 'pgsched.tasks');
+
+comment on column pgsched.tasks.definition_name is 'The name of what it runs; null once the definition was deleted.';
+comment on column pgsched.tasks.finished_at is 'When it ended; null while it is unfinished.';
+comment on column pgsched.tasks.external_status_pushed is 'Whether its external system has been told of all that it is to be told; false also when a message was given up.';
 
 create view pgsched.queue_stats as
   select
@@ -123,6 +153,23 @@ create view pgsched.queue_stats as
 
 comment on view pgsched.queue_stats is
   'Each queue: its limits, the breaker of its external system, what is due and since when, what comes later, what waits for another task, what is under way.  Counts stop at 10,000.';
+comment on column pgsched.queue_stats.queue is 'Its name.';
+comment on column pgsched.queue_stats.external_system is 'Where it leads.';
+comment on column pgsched.queue_stats.is_paused is 'Whether it is paused.';
+comment on column pgsched.queue_stats.breaker is 'Of its external system: closed, open, or probing while one task is under way to see whether it is up again.';
+comment on column pgsched.queue_stats.open_until is 'Not null while that is open: when it may be probed.';
+comment on column pgsched.queue_stats.open_reason is 'What it answered last before it opened.';
+comment on column pgsched.queue_stats.max_in_flight is 'Its limit of tasks in flight, if it has one.';
+comment on column pgsched.queue_stats.rate_per_second is 'Its limit of tasks per second, if it has one.';
+comment on column pgsched.queue_stats.is_ramping is 'Whether its rate is ramping up, after a pause or an open breaker.';
+comment on column pgsched.queue_stats.due_count is 'PENDING and due.';
+comment on column pgsched.queue_stats.oldest_due_since is 'When the oldest of them became due; long ago means that the workers do not keep up, that a limit holds it back, or that nobody serves the queue.';
+comment on column pgsched.queue_stats.later_count is 'PENDING and not due yet.';
+comment on column pgsched.queue_stats.waiting_count is 'PENDING, and waiting for another task to end.';
+comment on column pgsched.queue_stats.scheduled_count is 'Held by a worker.';
+comment on column pgsched.queue_stats.dispatched_count is 'Accepted by the external system.';
+comment on column pgsched.queue_stats.running_count is 'Reported as under way.';
+comment on column pgsched.queue_stats.in_flight_count is 'The three together, which max_in_flight limits.';
 
 create view pgsched.upcoming as
   select u.at, u.kind, u.id, u.name, u.queue, u.priority
@@ -163,6 +210,12 @@ create view pgsched.upcoming as
 
 comment on view pgsched.upcoming is
   'The next 100 things to come due: tasks that wait, and schedules that will fire.';
+comment on column pgsched.upcoming.at is 'When.';
+comment on column pgsched.upcoming.kind is 'task or schedule.';
+comment on column pgsched.upcoming.id is 'Of the task or the schedule.';
+comment on column pgsched.upcoming.name is 'Of the definition or the schedule.';
+comment on column pgsched.upcoming.queue is 'Where it will wait.';
+comment on column pgsched.upcoming.priority is 'How urgent it will be.';
 
 create view pgsched.schedule_status as
   select
@@ -239,12 +292,27 @@ create view pgsched.schedule_status as
     select i.status
     from pgsched.task_instances as i
     where i.id = run.task_id
+      and i.finished_at >= pgsched.earliest_end(array[run.task_id])
     limit 1
   ) as record
     on true;
 
 comment on view pgsched.schedule_status is
   'Each schedule: whether it fires, when next, and what became of its latest instants.';
+
+call pgsched.copy_column_comments('pgsched.schedules', 'pgsched.schedule_status');
+
+comment on column pgsched.schedule_status.state is 'ACTIVE, PAUSED, BROKEN (error_msg says why) or ENDED (by ends_at or max_runs).';
+comment on column pgsched.schedule_status.definition_name is 'What it runs.';
+comment on column pgsched.schedule_status.runs_at is 'cron_expr, or every in words.';
+comment on column pgsched.schedule_status.timezone is 'Of cron_expr; null with every.';
+comment on column pgsched.schedule_status.last_task_id is 'The task of the latest run.';
+comment on column pgsched.schedule_status.last_task_status is 'Its status now; null when it is no longer on record.';
+comment on column pgsched.schedule_status.last_outcome is 'Of the latest instant: RUN, SKIPPED or MISSED.';
+comment on column pgsched.schedule_status.last_fire_at is 'The latest instant.';
+comment on column pgsched.schedule_status.last_reason is 'Why it did not run; of a run, that a backfill made it.';
+comment on column pgsched.schedule_status.queue is 'Where its tasks wait.';
+comment on column pgsched.schedule_status.priority is 'How urgent they are.';
 
 create function pgsched.explain_schedule(p_schedule text)
   returns text

@@ -135,6 +135,18 @@ async def test_a_task_of_each_type_is_scheduled(
     assert (task["id"], task["schedule_type"], task["status"]) == (task_id, expected, "PENDING")
 
 
+async def test_a_task_is_explained(client: Client) -> None:
+    task_id = await schedule(client)
+
+    found = await client.get(f"/api/tasks/{task_id}/explanation")
+    assert found.status_code == 200
+    assert found.json()["task_id"] == task_id
+    assert "No worker is alive." in found.json()["explanation"]
+
+    unknown = await client.get(f"/api/tasks/{NOBODY}/explanation")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "PS404")
+
+
 async def test_an_interval_loop_may_take_its_interval_from_the_definition(client: Client) -> None:
     body = {"name": "loop", "loop_config": {"loop_interval": 5}}
     await client.post("/api/definitions", json=body)
@@ -759,6 +771,7 @@ async def test_every_path_is_in_the_openapi_document(client: Client) -> None:
         "/api/tasks/status",
         "/api/tasks/{task_id}",
         "/api/tasks/{task_id}/cancel",
+        "/api/tasks/{task_id}/explanation",
         "/api/tasks/{task_id}/retry",
         "/api/tasks/{task_id}/status",
         "/api/tasks/{task_id}/stop-loop",

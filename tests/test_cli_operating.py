@@ -233,7 +233,52 @@ def test_workers_are_listed_while_they_live_and_after(run: Command, db: Database
     assert [(w["id"], w["hostname"]) for w in found] == [(worker, "here")]
     db.execute("update pgsched.workers set lease_expires_at = pgsched.now() - interval '1 minute'")
 
-    assert "gone" in run("workers", "list", columns=120).out
+    assert "lost" in run("workers", "list", columns=120).out
+
+
+def test_why_a_task_stands_still_is_told_alone_on_its_page_and_in_its_queue(
+    run: Command,
+) -> None:
+    task_id = submit(run)
+    run("queues", "pause", "default", "--note", "no paper")
+    why = "Queue 'default' is paused (no paper).  select pgsched.resume_queue('default') ends that."
+
+    assert why in run("tasks", "explain", task_id).out.splitlines()
+    assert why in run("tasks", "explain", task_id, "--json").json["explanation"].splitlines()
+    assert why in run("tasks", "show", task_id).out.splitlines()
+    assert why in run("tasks", "show", task_id, "--json").json["explanation"].splitlines()
+    assert why in run("queues", "show", "default").out.splitlines()
+    assert why in run("queues", "show", "default", "--json").json["explanation"].splitlines()
+
+
+def test_a_task_that_does_not_exist_cannot_be_explained(run: Command) -> None:
+    done = run("tasks", "explain", NOBODY)
+
+    assert (done.code, done.err) == (1, f"pgsched: task {NOBODY} does not exist\n")
+
+
+def test_what_is_stuck_is_listed_with_the_reason(run: Command, db: Database) -> None:
+    assert run("tasks", "stuck").out == "no task is stuck\n"
+    task_id = submit(run)
+    db.execute(
+        "update pgsched.scheduled_tasks set execute_after = execute_after - interval '1 hour'"
+    )
+
+    (stuck,) = run("tasks", "stuck", "--json").json["tasks"]
+    assert (stuck["id"], stuck["queue"]) == (task_id, "default")
+    assert stuck["stuck_for_seconds"] >= 3600
+    assert "No worker is alive." in run("tasks", "stuck").out
+
+
+def test_what_failed_alike_is_one_line(run: Command, db: Database, dsn: str) -> None:
+    assert run("tasks", "failures").out == "no task failed in the latest 24 hours\n"
+    failed(run, db, dsn, "no paper in tray 1")
+    latest = failed(run, db, dsn, "no paper in tray 2")
+
+    (failure,) = run("tasks", "failures", "--json").json["failures"]
+    assert (failure["fingerprint"], failure["failed_count"]) == ("no paper in tray #", 2)
+    assert failure["last_task_id"] == latest
+    assert "no paper in tray #" in run("tasks", "failures").out
 
 
 def test_what_is_still_to_be_told_is_listed(run: Command, db: Database, dsn: str) -> None:

@@ -57,6 +57,7 @@ VIEWS = sorted(sections(API["Views"]))
 INTERNAL = {
     # triggers and migrations
     "begin_migration",
+    "copy_column_comments",
     "begin_schedule",
     "guard_definition",
     "guard_queue",
@@ -79,6 +80,7 @@ INTERNAL = {
     "claimable_queues",
     "earliest_end",
     "explain_refusal",
+    "first_line",
     "find_definition",
     "find_own_schedule",
     "find_schedule",
@@ -87,6 +89,12 @@ INTERNAL = {
     "is_well_formed",
     "jitter_of",
     "judge_report",
+    "queue_obstacles",
+    "explain_end",
+    "explain_hold",
+    "explain_past",
+    "explain_run",
+    "explain_wait",
     "judge_settlement",
     "is_netted",
     "lease_term",

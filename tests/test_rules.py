@@ -37,7 +37,7 @@ UNCOMMENTED = {
         from pg_class as c
         join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relnamespace = 'pgsched'::regnamespace
-          and c.relkind in ('r', 'p')
+          and c.relkind in ('r', 'p', 'v')
           and not c.relispartition
           and col_description(c.oid, a.attnum) is null
     """,

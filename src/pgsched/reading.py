@@ -126,6 +126,11 @@ async def explain_task(session: Session, task_id: UUID | str) -> str:
     return str(await call(session, "explain_task", p_task_id=_uuid("task_id", str(task_id))))
 
 
+async def explain_queue(session: Session, queue: str) -> str:
+    """Why the due tasks of a queue are claimed or not, in words."""
+    return str(await call(session, "explain_queue", p_queue=queue))
+
+
 async def list_fires(
     session: Session, schedule: str, *, before: datetime | None = None, limit: int = 100
 ) -> list[ScheduleFire]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -59,10 +60,11 @@ class StatusPush(_Row):
     given_up_at: datetime | None
 
 
-class WorkerLease(_Row):
-    """One row of `workers`, and how many tasks it is about to push; that count stops at 2,000."""
+class WorkerStatus(_Row):
+    """One row of `worker_status`."""
 
     id: UUID
+    state: Literal["ALIVE", "LOST"]
     hostname: str
     pid: int
     version: str
@@ -70,8 +72,12 @@ class WorkerLease(_Row):
     started_at: datetime
     lease_since: datetime
     lease_expires_at: datetime
-    is_alive: bool
     held_count: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its lease holds."""
+        return self.state == "ALIVE"
 
 
 class QueueDetails(QueueStatus):
@@ -108,3 +114,33 @@ class FailureKind(_Row):
     error: str
     failed_count: int
     latest_at: datetime
+
+
+class StuckTask(_Row):
+    """One row of `stuck_tasks`."""
+
+    id: UUID
+    status: str
+    queue: str
+    definition_name: str | None
+    since: datetime
+    stuck_for: timedelta
+    reason: str
+    attempt: int
+    retry_count: int
+    worker_id: UUID | None
+    error_msg: str | None
+
+
+class RecentFailure(_Row):
+    """One row of `recent_failures`."""
+
+    fingerprint: str
+    definition_name: str | None
+    queue: str
+    failed_count: int
+    retrying_count: int
+    first_at: datetime
+    last_at: datetime
+    last_task_id: UUID
+    last_error: str | None

@@ -16,8 +16,10 @@ from pgsched.db import Row, Session, fetch
 from pgsched.rows import (
     FailureKind,
     QueueEnds,
+    RecentFailure,
     StartLatency,
-    WorkerLease,
+    StuckTask,
+    WorkerStatus,
 )
 
 NEWEST = 5000
@@ -35,34 +37,21 @@ _NEWEST = """
 """
 
 
-async def list_leases(session: Session) -> list[WorkerLease]:
+async def list_workers(session: Session) -> list[WorkerStatus]:
     """The workers, the newest last, and how many tasks they are about to push."""
-    # Those that are pushed end, or are taken back, before those that are accepted.
-    query = """
-        with held as (
-          select one.worker_id, count(*) as count
-          from pgsched.queues as q
-          cross join lateral (
-            select t.worker_id, t.status
-            from pgsched.scheduled_tasks as t
-            where t.queue = q.name
-              and t.deadline_at is not null
-            order by t.deadline_at
-            limit 2000
-          ) as one
-          where one.status = 'SCHEDULED'
-          group by one.worker_id
-        )
-        select
-          w.*,
-          w.lease_expires_at > pgsched.now() as is_alive,
-          coalesce(h.count, 0) as held_count
-        from pgsched.workers as w
-        left join held as h
-          on h.worker_id = w.id
-        order by w.started_at, w.id
-    """
-    return await _select(session, WorkerLease, query, {})
+    return await _select(session, WorkerStatus, "select * from pgsched.worker_status", {})
+
+
+async def list_stuck_tasks(session: Session, *, limit: int = 100) -> list[StuckTask]:
+    """Unfinished tasks that do not get on, those that are stuck for longest first."""
+    query = "select * from pgsched.stuck_tasks limit %(limit)s"
+    return await _select(session, StuckTask, query, {"limit": limit})
+
+
+async def list_recent_failures(session: Session, *, limit: int = 100) -> list[RecentFailure]:
+    """Why tasks failed in the latest 24 hours, those alike together, the latest first."""
+    query = "select * from pgsched.recent_failures limit %(limit)s"
+    return await _select(session, RecentFailure, query, {"limit": limit})
 
 
 async def list_ends(session: Session) -> list[QueueEnds]:
@@ -126,13 +115,7 @@ async def list_failures(session: Session, *, limit: int = 10) -> list[FailureKin
             i.definition_id,
             i.queue,
             i.finished_at,
-            regexp_replace(
-              regexp_replace(
-                split_part(left(coalesce(i.error_msg, ''), 200), E'\\n', 1),
-                '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', '#', 'gi'
-              ),
-              '[0-9]{4,}', '#', 'g'
-            ) as error
+            pgsched.error_fingerprint(i.error_msg) as error
           from pgsched.task_instances as i
           where i.status = 'FAILED'
             and i.status <> 'SUCCESS'

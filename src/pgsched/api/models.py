@@ -133,6 +133,13 @@ class TaskState(BaseModel):
     status: str
 
 
+class Explanation(BaseModel):
+    """Why a task runs or does not, a sentence a line."""
+
+    task_id: UUID
+    explanation: str
+
+
 class LastRound(BaseModel):
     """The round that ends the loop; null when it had ended."""
 

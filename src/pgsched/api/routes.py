@@ -14,6 +14,7 @@ from pgsched.api.models import (
     CancelBody,
     DefinitionBody,
     DefinitionId,
+    Explanation,
     LastRound,
     Problem,
     TaskBody,
@@ -108,6 +109,14 @@ async def get_task(task_id: UUID, services: Wired) -> JsonResponse:
     """One task, unfinished or finished."""
     async with services.connection() as connection:
         return JsonResponse(plain(await reading.get_task(connection, str(task_id))))
+
+
+@router.get("/tasks/{task_id}/explanation", response_model=Explanation)
+async def explain_task(task_id: UUID, services: Wired) -> JsonResponse:
+    """Why a task runs or does not, how it ended, and what to do; a sentence a line."""
+    async with services.connection() as connection:
+        said = await reading.explain_task(connection, task_id)
+    return JsonResponse({"task_id": task_id, "explanation": said})
 
 
 @router.post("/tasks/{task_id}/cancel", response_model=TaskState)

@@ -27,6 +27,7 @@ from pgsched.cli import (
     task_page,
     tasks,
     top,
+    trouble,
     workers,
 )
 from pgsched.cli.printing import clean
@@ -65,7 +66,10 @@ SCHEDULES: dict[str, Verb] = {
 TASKS: dict[str, Verb] = {
     "list": tasks.list_,
     "show": task_page.show,
+    "explain": trouble.explain,
     "events": tasks.events,
+    "stuck": trouble.stuck,
+    "failures": trouble.failures,
     "cancel": task_acts.cancel,
     "retry": task_acts.retry,
 }

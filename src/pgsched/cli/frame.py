@@ -16,7 +16,7 @@ from pgsched.cli.snapshot import Line, Snapshot
 from pgsched.cli.workers import held, queues_of
 from pgsched.doctor import plural
 from pgsched.queues import QueueStatus
-from pgsched.rows import FailureKind, WorkerLease
+from pgsched.rows import FailureKind, WorkerStatus
 
 # Lines that are no rows: two at the top, a blank and a head for each table, two at the bottom.
 FIXED = 10
@@ -183,11 +183,11 @@ def _workers() -> Table:
     )
 
 
-def _worker(worker: WorkerLease, snapshot: Snapshot) -> Cells:
+def _worker(worker: WorkerStatus, snapshot: Snapshot) -> Cells:
     left = worker.lease_expires_at - snapshot.at
     return (
         clean(f"{worker.hostname}:{worker.pid}"),
-        coloured("alive" if worker.is_alive else "gone"),
+        coloured(worker.state.lower()),
         span(left) if worker.is_alive else f"-{span(left)}",
         held(worker),
         span(snapshot.at - worker.started_at),

@@ -68,6 +68,14 @@ def line(text: object) -> None:
     typer.echo(clean(text))
 
 
+def print_sentences(text: str) -> None:
+    """Print what the database says in words, below what was printed before."""
+    out = console()
+    out.print()
+    for sentence in text.splitlines():
+        out.print(clean(sentence), soft_wrap=not out.is_terminal)
+
+
 def utc(at: datetime | None) -> str:
     """As 2026-03-29 01:00:00, in UTC."""
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
@@ -117,7 +125,7 @@ STYLES = {
     "probing": "yellow",
     "paused": "yellow",
     "ramping": "yellow",
-    "gone": "bold red",
+    "lost": "bold red",
     "given up": "red",
     "ok": "green",
     "warning": "yellow",

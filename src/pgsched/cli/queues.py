@@ -102,17 +102,19 @@ def limit_of(queue: QueueStatus) -> str:
 
 
 def show(queue: Queue, as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
-    """Show one queue: where it leads, its limits and its pause, and what is in it."""
+    """Show one queue: its limits and its pause, what is in it, and why it is claimed or not."""
 
-    async def read(session: Connection) -> tuple[QueueDetails, datetime]:
+    async def read(session: Connection) -> tuple[QueueDetails, str, datetime]:
         details = await operating_reading.get_queue(session, queue)
-        return details, await diagnosis.clock(session)
+        explanation = await reading.explain_queue(session, queue)
+        return details, explanation, await diagnosis.clock(session)
 
-    details, now = run(database_url, read)
+    details, explanation, now = run(database_url, read)
     if as_json:
-        printing.print_json(plain(details))
+        printing.print_json(plain(details) | {"explanation": explanation})
     else:
         printing.print_rows(_facts(details, now))
+        printing.print_sentences(explanation)
 
 
 def _facts(queue: QueueDetails, now: datetime) -> Table:

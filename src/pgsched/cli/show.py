@@ -56,9 +56,7 @@ def show(name: Name, as_json: AsJson = False, database_url: DatabaseUrl = None) 
         return
     console = printing.console()
     printing.print_rows(_facts(page.schedule, page.now))
-    console.print()
-    for sentence in page.explanation.splitlines():
-        console.print(clean(sentence))
+    printing.print_sentences(page.explanation)
     for backfill in page.backfills:
         console.print(_backfill(backfill, page.now))
     if page.fires:

@@ -9,7 +9,7 @@ from pgsched import diagnosis, reading, watching
 from pgsched.db import Connection
 from pgsched.plain import plain
 from pgsched.queues import QueueStatus
-from pgsched.rows import FailureKind, QueueEnds, StartLatency, WorkerLease
+from pgsched.rows import FailureKind, QueueEnds, StartLatency, WorkerStatus
 
 
 class Line(NamedTuple):
@@ -23,7 +23,7 @@ class Line(NamedTuple):
 class Snapshot(NamedTuple):
     at: datetime
     lines: list[Line]
-    workers: list[WorkerLease]
+    workers: list[WorkerStatus]
     failures: list[FailureKind]
     latency: StartLatency
 
@@ -49,7 +49,7 @@ async def take(session: Connection) -> Snapshot:
     return Snapshot(
         await diagnosis.clock(session),
         [_line(queue, ends.get(queue.queue)) for queue in queues],
-        await watching.list_leases(session),
+        await watching.list_workers(session),
         await watching.list_failures(session),
         await watching.get_start_latency(session),
     )

@@ -28,6 +28,7 @@ SHORT = 60
 
 class _Page(NamedTuple):
     task: ScheduledTask
+    explanation: str
     events: list[TaskEvent]
     dependencies: list[TaskLink]
     dependents: list[TaskLink]
@@ -39,6 +40,7 @@ async def _read(session: Connection, task_id: TaskId) -> _Page:
     task = await reading.get_task(session, str(task_id))
     return _Page(
         task,
+        await reading.explain_task(session, task.id),
         await task_reading.list_events(session, task.id),
         await task_reading.list_dependencies(session, task),
         await task_reading.list_dependents(session, task.id),
@@ -48,7 +50,7 @@ async def _read(session: Connection, task_id: TaskId) -> _Page:
 
 
 def show(task_id: TaskId, as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
-    """Show one task: its times, attempts and events, what it waits for, and its loop."""
+    """Show one task: its times, why it runs or not, its events, what it waits for, its loop."""
     page = run(database_url, lambda session: _read(session, task_id))
     parts: dict[str, Sequence[TaskEvent | TaskLink]] = {
         "events": page.events,
@@ -58,9 +60,10 @@ def show(task_id: TaskId, as_json: AsJson = False, database_url: DatabaseUrl = N
     }
     if as_json:
         lists = {name: [plain(row) for row in rows] for name, rows in parts.items()}
-        printing.print_json(plain(page.task) | lists)
+        printing.print_json(plain(page.task) | {"explanation": page.explanation} | lists)
         return
     printing.print_rows(_facts(page.task, page.now))
+    printing.print_sentences(page.explanation)
     if page.events:
         typer.echo()
         print_events(page.events)

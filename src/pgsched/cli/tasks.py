@@ -1,4 +1,4 @@
-"""`pgsched tasks list`, `events` and `explain`: what there is, and what became of it."""
+"""`pgsched tasks list` and `events`: what there is, and what became of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from pgsched import diagnosis, reading, task_reading
 from pgsched.cli import printing
 from pgsched.cli.flags import AsJson, DatabaseUrl, Limit
-from pgsched.cli.printing import ago, clean, coloured, length, line, span, utc
+from pgsched.cli.printing import ago, clean, coloured, length, span, utc
 from pgsched.cli.running import run
 from pgsched.cli.task_flags import OfDefinition, OfQueue, OfTrace, TaskId
 from pgsched.cli.values import duration_of
@@ -124,11 +124,3 @@ def print_events(found: list[TaskEvent]) -> None:
         what = clean(f"{event.message or ''}{took}".strip())
         rows.add_row(utc(event.at), coloured(event.event), attempt, what)
     printing.print_rows(rows)
-
-
-def explain(task_id: TaskId, database_url: DatabaseUrl = None) -> None:
-    """Say in words why a task runs or does not, and what to do."""
-    for sentence in run(
-        database_url, lambda session: reading.explain_task(session, task_id)
-    ).splitlines():
-        line(sentence)

@@ -1,4 +1,4 @@
--- 021 roles
+-- 023 roles
 --
 -- Who may do what.  Give a login the role it needs:
 --
@@ -25,7 +25,7 @@ begin;
 set local lock_timeout = '2s';
 set local statement_timeout = '5min';
 
-call pgsched.begin_migration(21, 'roles');
+call pgsched.begin_migration(23, 'roles');
 
 create view pgsched.my_tasks
   with (security_barrier)
@@ -36,6 +36,8 @@ create view pgsched.my_tasks
 
 comment on view pgsched.my_tasks is
   'The view tasks, of what was scheduled by the role that is logged in.';
+
+call pgsched.copy_column_comments('pgsched.tasks', 'pgsched.my_tasks');
 
 grant usage on schema pgsched
   to pgsched_client, pgsched_executor, pgsched_worker, pgsched_operator, pgsched_reader;
@@ -54,6 +56,7 @@ grant execute on function
     pgsched.stop_loop,
     pgsched.cancel_task,
     pgsched.get_task,
+    pgsched.explain_task,
     pgsched.reschedule,
     pgsched.pause_schedule,
     pgsched.resume_schedule,
@@ -133,6 +136,8 @@ grant execute on function
     pgsched.get_task,
     pgsched.find_definition,
     pgsched.find_schedule,
+    pgsched.explain_task,
+    pgsched.explain_queue,
     pgsched.explain_schedule,
     pgsched.partitions
   to pgsched_operator, pgsched_reader;
@@ -146,7 +151,11 @@ grant execute on function
 
 grant execute on function
     pgsched.jitter_of,
-    pgsched.ramp_term
+    pgsched.ramp_term,
+    pgsched.earliest_end,
+    pgsched.queue_obstacles,
+    pgsched.first_line,
+    pgsched.error_fingerprint
   to pgsched_operator, pgsched_reader;
 
 revoke execute on all routines in schema pgsched from public;
