@@ -23,9 +23,9 @@ from psycopg.types.json import Jsonb
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from pgsched import drift, migrator, preflight
-from pgsched.devdb import find_bindir
 from pgsched.errors import Invalid, MigrationError
 from pgsched.migrations import Migration, bundle
+from tests.programs import run_program
 from tests.roles import OWNER
 from tests.waiting import eventually
 
@@ -87,26 +87,12 @@ def empty(pg_server: Any, login: Login) -> Iterator[Empty]:
         janitor.drop()
 
 
-def run(program: str, dsn: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs of Postgres against a database."""
-    given = conninfo_to_dict(dsn)
-    environment = {f"PG{key.upper()}": str(value) for key, value in given.items()}
-    environment = {k.replace("DBNAME", "DATABASE"): v for k, v in environment.items()}
-    return subprocess.run(
-        [find_bindir() / program, *arguments],
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def psql(dsn: str, path: Path) -> subprocess.CompletedProcess[str]:
-    return run("psql", dsn, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(path))
+    return run_program("psql", dsn, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(path))
 
 
 def dump(dsn: str) -> str:
-    done = run("pg_dump", dsn, "--schema-only", "--no-owner")
+    done = run_program("pg_dump", dsn, "--schema-only", "--no-owner")
     assert done.returncode == 0, done.stderr
     return RANDOM.sub("", done.stdout)
 
@@ -334,7 +320,7 @@ def test_the_bundle_stops_at_its_first_error_without_being_told(
     path = tmp_path / "pgsched.sql"
     path.write_bytes(bundle(2))
 
-    done = run("psql", dsn, "-X", "-q", "-f", str(path))
+    done = run_program("psql", dsn, "-X", "-q", "-f", str(path))
 
     assert done.returncode == 3
     assert done.stderr.count("ERROR") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
 from pgsched import diagnosis, reading, watching
@@ -47,8 +48,8 @@ def _stuck(tasks: list[StuckTask]) -> Table:
     rows = printing.table("Task", *["Status", "Queue"] * is_wide, "For", "Why")
     rows.columns[0].no_wrap = rows.columns[-2].no_wrap = True
     for task in tasks:
-        more = [coloured(task.status), clean(task.queue)] * is_wide
-        rows.add_row(str(task.id), *more, span(task.stuck_for), clean(task.reason))
+        more: list[RenderableType] = [coloured(task.status), clean(task.queue)]
+        rows.add_row(str(task.id), *more * is_wide, span(task.stuck_for), clean(task.reason))
     return rows
 
 

@@ -1,0 +1,5 @@
+-- Is all well?
+
+select name, status, seen, advice
+from pgsched.health
+where status <> 'ok';

@@ -1,0 +1,3 @@
+-- How do I stop a queue for a while?
+
+select pgsched.pause_queue(:'queue', :'note');

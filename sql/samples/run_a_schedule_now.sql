@@ -1,0 +1,3 @@
+-- How do I run a schedule now?
+
+select pgsched.trigger_schedule(:'schedule');

@@ -1,0 +1,3 @@
+-- How do I end a loop?
+
+select pgsched.stop_loop(:'task');

@@ -1,0 +1,3 @@
+-- Why does this queue stand still?
+
+select pgsched.explain_queue(:'queue');

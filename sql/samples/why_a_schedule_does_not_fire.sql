@@ -1,0 +1,3 @@
+-- Why does this schedule not fire?
+
+select pgsched.explain_schedule(:'schedule');

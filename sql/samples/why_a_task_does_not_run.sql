@@ -1,0 +1,3 @@
+-- Why does this task not run?
+
+select pgsched.explain_task(:'task');
