@@ -51,6 +51,10 @@ db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 catalog: $(READY) ## Renew sql/catalog.json after a change in sql/
 	@$(RUN) -m pgsched.devcatalog
 
+.PHONY: settings
+settings: $(READY) ## Renew the tables of docs/settings.md after a change of a setting
+	@$(RUN) -m tests.settings_page
+
 .PHONY: delivery
 delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver
 	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery

@@ -11,7 +11,7 @@ import httpx
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from pgsched.settings import load_settings
+from pgsched.configuration import load_settings
 from pgsched.worker import Worker
 from tests.roles import as_role
 from tests.waiting import until

@@ -245,9 +245,9 @@ def test_why_a_task_stands_still_is_told_alone_on_its_page_and_in_its_queue(
 
     assert why in run("tasks", "explain", task_id).out.splitlines()
     assert why in run("tasks", "explain", task_id, "--json").json["explanation"].splitlines()
-    assert why in run("tasks", "show", task_id).out.splitlines()
+    assert why in run("tasks", "show", task_id, columns=120).out.splitlines()
     assert why in run("tasks", "show", task_id, "--json").json["explanation"].splitlines()
-    assert why in run("queues", "show", "default").out.splitlines()
+    assert why in run("queues", "show", "default", columns=120).out.splitlines()
     assert why in run("queues", "show", "default", "--json").json["explanation"].splitlines()
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from pgsched.answers import Reply, Verdict, outcome_of
 from pgsched.clients import HandlerClient
+from pgsched.configuration import load_settings
 from pgsched.models import Completion, ExternalSystem
-from pgsched.settings import load_settings
 from pgsched.worker import Worker
 from tests.claimed import claimed
 from tests.executing import task_row

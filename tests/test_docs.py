@@ -11,12 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 import typer
-from annotated_types import Ge, Le
-from pydantic_core import PydanticUndefined
 
 from pgsched.cli import app
-from pgsched.settings import PREFIX, Settings
 from pgsched.testing import FakeExternalSystem
+from tests import settings_page
 from tests.test_external import Recorder, system
 
 ROOT = Path(__file__).parents[1]
@@ -280,33 +278,10 @@ def test_the_columns_in_the_tables_are_those_of_the_views(postgresql: Connection
 # Settings and commands
 
 PAGE = read("settings.md")
-SETTINGS = {
-    row[0].strip("`"): row
-    for row in re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+) \|$", PAGE, re.MULTILINE)
-}
 
 
-def test_every_setting_is_documented() -> None:
-    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-
-    assert settings == {name for name in SETTINGS if name.startswith(PREFIX)}
-
-
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_a_setting_is_documented_with_its_default_and_range(name: str) -> None:
-    field = Settings.model_fields[name]
-    _, default, limits, _ = SETTINGS[f"{PREFIX}{name.upper()}"]
-
-    if field.default is PydanticUndefined:
-        assert default == "required"
-    elif field.default is None:
-        assert default in ("none", "all")
-    else:
-        assert default.strip("`").lower() == str(field.default).lower()
-    for bound in field.metadata:
-        match bound:
-            case Ge(ge=limit) | Le(le=limit):
-                assert re.search(rf"(?<![\d.]){re.escape(str(limit))}(?![\d.])", limits)
+def test_the_tables_of_settings_are_those_of_the_class() -> None:
+    assert settings_page.page() == PAGE, "run: make settings"
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

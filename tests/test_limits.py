@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgsched.clients import Handler
-from pgsched.settings import load_settings
+from pgsched.configuration import load_settings
 from pgsched.worker import Worker
 from tests.roles import as_role
 from tests.waiting import until

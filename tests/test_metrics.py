@@ -12,11 +12,11 @@ import httpx
 import psycopg
 import pytest
 
+from pgsched.configuration import load_settings
 from pgsched.database import Database
 from pgsched.endpoint import MOST_BYTES, Endpoint
 from pgsched.errors import ConfigError
 from pgsched.observation import Observation
-from pgsched.settings import load_settings
 from pgsched.settler import Settler
 from pgsched.tallies import Distribution
 from pgsched.targets import Targets

@@ -13,9 +13,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from pgsched.api.metrics import ApiMetrics
+from pgsched.configuration import load_settings
 from pgsched.families import registry_of, render
 from pgsched.metrics import Parts, WorkerCollector
-from pgsched.settings import load_settings
 from pgsched.tallies import WorkerTally
 from pgsched.worker import Worker
 from tests.scraping import OPENMETRICS, Scrape

@@ -289,8 +289,8 @@ LAYERS = [
         "settings",
         "zones",
     },
-    {"expression", "ledger"},
-    {"cron", "drift"},
+    {"configuration", "expression", "ledger"},
+    {"cron", "drift", "effective"},
     {
         "decoding",
         "schedules",

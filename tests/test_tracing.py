@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from opentelemetry.trace import SpanKind, StatusCode
 
 from pgsched import SchedulerService, api
-from pgsched.settings import Settings, load_settings
+from pgsched.configuration import load_settings
+from pgsched.settings import Settings
 from pgsched.testing import FakeExternalSystem, Push
 from pgsched.worker import Worker
 from tests.executing import task_row

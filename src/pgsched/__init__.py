@@ -1,5 +1,6 @@
 """pgsched: a durable task scheduler in your own Postgres."""
 
+from pgsched.configuration import load_settings
 from pgsched.control import ScheduleControl
 from pgsched.cron import CronGenerator
 from pgsched.dispatcher import ScheduleDispatcher
@@ -26,7 +27,7 @@ from pgsched.models import (
 from pgsched.queues import BulkResult
 from pgsched.scanner import ScheduleScanner
 from pgsched.scheduler import SchedulerService
-from pgsched.settings import Settings, load_settings
+from pgsched.settings import Settings
 from pgsched.worker import Worker
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""Settings: flags over environment over an optional TOML file."""
+"""The settings: what there is, and what each may be."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -10,16 +9,13 @@ from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
-from pgsched.errors import ConfigError
 from pgsched.signing import read_secrets
 
 PREFIX = "PGSCHED_"
@@ -84,7 +80,7 @@ class Settings(BaseSettings):
     What a process of pgsched needs to know.
 
     Each field can be set as PGSCHED_<FIELD> in the environment, where an empty
-    value is as good as none.
+    value is as good as none.  No file is read: `load_settings` does that.
     """
 
     model_config = SettingsConfigDict(
@@ -96,33 +92,42 @@ class Settings(BaseSettings):
     )
 
     config_file: str | None = Field(
-        None, description="TOML file with further settings, which environment and flags override."
+        None,
+        description="TOML file with further settings, which environment and flags override;"
+        " default: `pgsched.toml` in the working directory, if there is one.",
     )
     database_url: Annotated[str, AfterValidator(_dsn)] = Field(
-        description="Connection string of the database, as postgresql://user@host:5432/name."
+        description="Connection string of the database, as `postgresql://user@host:5432/name` or"
+        " `key=value` pairs.",
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
+        Field("INFO", description="What is logged: this and above.")
     )
 
-    # The external system
+    # Where tasks go
     external_system_url: BaseUrl | None = Field(
-        None, description="Base URL that tasks are pushed to; only what pushes needs it."
+        None,
+        description="Base URL that tasks are pushed to, for external systems without a `base_url`"
+        " of their own: http(s), without user, query or fragment.",
     )
     external_system_api_key: SecretStr | None = Field(
-        None, description="Bearer token sent with every push."
+        None, description="Bearer key sent with those pushes."
     )
     external_system_signing_secret: Secrets | None = Field(
         None,
-        description="Secrets that pushes are signed with by Standard Webhooks, the newest first,"
-        " separated by spaces.",
+        description="Secrets that those pushes are signed with, as Standard Webhooks say: the"
+        " newest first, separated by spaces.",
     )
     callback_secret: Secrets | None = Field(
         None,
-        description="Secrets of the callback tokens that executors report with, the newest first,"
-        " separated by spaces; the same for workers and API.",
+        description="Secrets of the `callback_token` of each push, with which the executor reports"
+        " on that attempt in place of the API key: the newest first, separated by spaces; the same"
+        " for workers and API.",
     )
     public_url: BaseUrl | None = Field(
         None,
-        description="Base URL under which the external system reaches this API; makes callback_url"
-        " absolute.",
+        description="Base URL under which the external system reaches this API.  Makes the"
+        " `callback_url` of each push; without it, that is null.",
     )
 
     # The worker
@@ -130,73 +135,72 @@ class Settings(BaseSettings):
         1.0,
         ge=0.05,
         le=60,
-        description="Seconds between two looks for due work when nothing wakes the worker,"
-        " 0.05 to 60.",
+        description="Seconds between two looks for due work when nothing wakes the worker.",
     )
     max_pending_tasks_per_scan: int = Field(
-        300, ge=1, le=1000, description="Tasks claimed at once, 1 to 1000."
+        300, ge=1, le=1000, description="Tasks in one claim at most."
     )
     push_slots: int = Field(
         64,
         ge=1,
         le=1000,
-        description="Requests that one worker has under way to one external system, unless that"
-        " says otherwise, 1 to 1000.",
+        description="Requests under way at the same time to each external system that has no"
+        " `max_in_flight`; as many tasks again wait in the worker.",
     )
     queues: Annotated[list[str] | None, NoDecode, BeforeValidator(_names)] = Field(
         None,
         min_length=1,
-        description="Queues this worker serves, comma-separated; none means all.",
+        description="The queues this worker serves, separated by commas; none means all.",
     )
     poll_only: bool = Field(
-        False, description="Do without LISTEN, as behind PgBouncer; true or false."
+        False,
+        description="Do without LISTEN and prepared statements, as behind PgBouncer in transaction"
+        " mode.",
     )
     shutdown_grace_seconds: float = Field(
         30,
         ge=0,
         le=3600,
-        description="Seconds that a stopping worker gives its pushes to end, 0 to 3600.",
+        description="Seconds that a stopping worker, or API, lets what is under way end.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics` and `/health/live` of a worker; 0: any free port; none: it"
+        " has none.  Each worker on a machine needs its own.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address where they listen.  They ask for no key: let only those reach it who"
+        " may read the names of queues.",
     )
 
-    metrics_host: str = Field("127.0.0.1", description="Address a worker shows its metrics on.")
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Its port, 0 to 65535.")
-
-    # Defaults of new definitions
+    # Definitions made by the Python service or the API
     default_max_retries: int = Field(
-        3, ge=0, le=100, description="Counted retries of a task, 0 to 100."
+        3,
+        ge=0,
+        le=100,
+        description="Counted retries of a task, unless its definition says otherwise.",
     )
     retry_delay_seconds: float = Field(
-        60, ge=0, le=86400, description="Seconds before the first retry of a task, 0 to 86400."
+        60, ge=0, le=86400, description="Seconds before the first of them."
     )
 
     # The API
-    api_host: str = Field("127.0.0.1", description="Address the API listens on.")
+    api_host: str = Field(
+        "127.0.0.1",
+        description="Address the API listens on.  One that is not loopback needs"
+        " `PGSCHED_API_KEY`.",
+    )
     api_port: int = Field(
-        8321, ge=0, le=65535, description="Port the API listens on, 0 to 65535; 0 takes a free one."
+        8321, ge=0, le=65535, description="Port the API listens on; 0: any free port."
     )
     api_key: SecretStr | None = Field(
-        None, description="Bearer token the API asks for; none leaves it open."
+        None,
+        description="Bearer key that every request must carry, but for `/health/live` and"
+        " `/health/ready`; none leaves the API open.",
     )
-
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
-        Field("INFO", description="What is logged: DEBUG, INFO, WARNING or ERROR, and above.")
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = (env_settings() | init_settings()).get("config_file")
-        if path is None:
-            return init_settings, env_settings
-        with open(path, "rb"):  # noqa: PTH123 (the source below takes a missing file for an empty one)
-            pass
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -206,37 +210,6 @@ class Settings(BaseSettings):
 def secrets_of(given: SecretStr | None) -> tuple[bytes, ...]:
     """The secrets that a setting holds, the newest first."""
     return read_secrets(given.get_secret_value()) if given else ()
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """
-    Read the settings; an override that is None is not one.
-
-    Raises:
-        ConfigError: A line for each setting that is missing or wrong.
-    """
-    try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except ValidationError as exc:
-        raise ConfigError("\n".join(map(_explain, exc.errors()))) from None
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{PREFIX}CONFIG_FILE cannot be read: {exc}") from None
-
-
-def _explain(error: Any) -> str:
-    name = str(error["loc"][0])
-    if name not in Settings.model_fields:
-        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-        return f"{name} is no setting" + (f": did you mean {near[0]}?" if near else "")
-    what = f"{PREFIX}{name.upper()}"
-    description = Settings.model_fields[name].description
-    match error["type"]:
-        case "missing":
-            return f"{what} is missing. {description}"
-        case "value_error":
-            return f"{what} {error['ctx']['error']}"
-        case _:
-            return f"{what}: {error['msg'][0].lower()}{error['msg'][1:]}. {description}"
 
 
 def masked_dsn(dsn: str) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from pgsched.cli import (
     backfill,
+    config,
     control,
     cron,
     definitions,
@@ -47,6 +48,7 @@ ALONE: dict[str, Verb] = {
     "worker": processes.worker,
     "serve": processes.serve,
     "doctor": doctor.doctor,
+    "config": config.config,
     "submit": submit.submit,
     "top": top.top,
 }

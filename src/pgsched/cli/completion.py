@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import typer
 
+from pgsched.configuration import load_settings
 from pgsched.errors import PgschedError
 from pgsched.names import list_names
-from pgsched.settings import load_settings
 
 Completion = Callable[[typer.Context, str], list[str]]
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from pgsched.cli import printing
 from pgsched.cli.flags import AsJson, DatabaseUrl
 from pgsched.cli.printing import clean, coloured
+from pgsched.configuration import load_settings
 from pgsched.doctor import Finding, examine, plural
-from pgsched.settings import load_settings
 
 
 def doctor(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:

@@ -73,7 +73,7 @@ def print_sentences(text: str) -> None:
     out = console()
     out.print()
     for sentence in text.splitlines():
-        out.print(clean(sentence), soft_wrap=not out.is_terminal)
+        out.print(clean(sentence))
 
 
 def utc(at: datetime | None) -> str:

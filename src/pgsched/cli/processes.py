@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pgsched.cli.flags import DatabaseUrl
-from pgsched.settings import Settings, load_settings
+from pgsched.configuration import load_settings
+from pgsched.settings import Settings
 
 
 def worker(

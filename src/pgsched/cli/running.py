@@ -10,9 +10,9 @@ from typing import TypeVar
 import psycopg
 import typer
 
+from pgsched.configuration import load_settings
 from pgsched.db import Connection
 from pgsched.errors import MigrationError, NotFound, PgschedError
-from pgsched.settings import load_settings
 from pgsched.visit import visit
 
 T = TypeVar("T")

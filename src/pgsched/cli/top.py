@@ -23,10 +23,11 @@ from pgsched.cli.keys import keys
 from pgsched.cli.running import run
 from pgsched.cli.snapshot import Snapshot, take
 from pgsched.cli.values import duration_of
+from pgsched.configuration import load_settings
 from pgsched.db import Connection
 from pgsched.errors import PgschedError
 from pgsched.loops import end
-from pgsched.settings import Settings, load_settings
+from pgsched.settings import Settings
 from pgsched.visit import visit
 
 SHORTEST, LONGEST = timedelta(seconds=0.2), timedelta(hours=1)
