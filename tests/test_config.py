@@ -123,3 +123,11 @@ def test_what_the_embedded_server_reads_is_not_strange() -> None:
 
     assert list(strange_variables(given)) == []
     assert [setting.name for setting in effective(database_url="")] == list(Settings.model_fields)
+
+
+def test_a_wide_terminal_is_told_what_each_setting_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "Meaning" not in config("--database-url", "host=db")  # a pipe: a line for each
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "Range: 1 to 1000." in config("--database-url", "host=db")

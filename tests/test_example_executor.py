@@ -12,7 +12,7 @@ import orjson
 import pytest
 from psycopg.types.json import Jsonb
 
-from pgsched.demo.processes import free_port
+from pgsched.ports import free_port
 from pgsched.signing import read_secrets, webhook_headers
 from pgsched.testing.server import LoopbackServer, Reply, Request
 from tests.executing import task_row

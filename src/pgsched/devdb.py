@@ -15,7 +15,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgsched.devbin import Programs, find_bindir, state_dir
 from pgsched.errors import ConfigError
+from pgsched.ports import free_port
 
 __all__ = ["DevServer", "find_bindir", "main", "state_dir"]
 
@@ -91,7 +91,7 @@ class DevServer:
             if self.socket_dir != self.data:
                 self._programs.claim(self.socket_dir, LOCK)
             deadline = time.monotonic() + PATIENCE
-            while not self._ready():
+            while not self.ready():
                 if not self.running():
                     self._launch(settings, may_fail=time.monotonic() < deadline)
                 time.sleep(0.02)
@@ -169,7 +169,7 @@ class DevServer:
         self._release_stale_locks()
         options = {
             "listen_addresses": "127.0.0.1" if self.tcp else "",
-            "port": _free_port() if self.tcp else 5432,
+            "port": free_port() if self.tcp else 5432,
             "unix_socket_directories": self.socket_dir,
             "timezone": "UTC",
             "log_timezone": "UTC",
@@ -204,7 +204,8 @@ class DevServer:
                     lock.truncate()
                     lock.write(f"{NO_PROCESS}\n{rest}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Tell whether the server lives, and takes connections."""
         return self.running() and [line.strip() for line in self._pid_file()[7:8]] == ["ready"]
 
     def _pid_file(self) -> list[str]:
@@ -223,17 +224,13 @@ class DevServer:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def main() -> None:
-    """Run a server until Ctrl-C, and print where it is."""
-    with suppress(KeyboardInterrupt), DevServer(state_dir() / "dev").shared() as server:
-        signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    """Run a server until Ctrl-C, and print where it is; the argument is its directory."""
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else state_dir() / "dev"
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    for number in signals:  # also while it starts: it must not be left behind
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), DevServer(root).shared() as server:
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         sys.stdout.write(f"{server.dsn()}\n")
         sys.stdout.flush()

@@ -13,7 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.node_red.program import API_KEY, PUSH_KEY, free_port, running
+from pgsched.ports import free_port
+from tests.node_red.program import API_KEY, PUSH_KEY, running
 from tests.roles import as_role
 from tests.waiting import eventually
 

@@ -15,6 +15,7 @@ from pgsched.cli import (
     control,
     cron,
     definitions,
+    dev,
     doctor,
     outbox,
     processes,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 Verb = Callable[..., None]
 ALONE: dict[str, Verb] = {
+    "dev": dev.dev,
     "migrate": schema.migrate,
     "worker": processes.worker,
     "serve": processes.serve,

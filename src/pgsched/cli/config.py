@@ -11,6 +11,9 @@ from pgsched.cli.flags import AsJson, DatabaseUrl
 from pgsched.cli.printing import clean
 from pgsched.effective import Effective, effective, strange_variables
 
+# Columns from which a description has room beside the value.
+WIDE = 120
+
 
 def config(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
     """Print each setting, its value and where that comes from; exit 1 if one is wrong."""
@@ -28,7 +31,9 @@ def config(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
 
 
 def _rows(settings: list[Effective]) -> Table:
-    rows = printing.table("Setting", "Value", "From")
+    console = printing.console()
+    is_wide = console.is_terminal and console.width >= WIDE
+    rows = printing.table("Setting", "Value", "From", *["Meaning"] * is_wide)
     for setting in settings:
         is_given = setting.origin != "default"
         rows.add_row(
@@ -37,6 +42,7 @@ def _rows(settings: list[Effective]) -> Table:
             if setting.problem
             else clean(_text(setting.value)),
             Text(clean(setting.origin), style="" if is_given else "dim"),
+            *[Text(setting.description, style="dim")] * is_wide,
         )
     return rows
 

@@ -20,10 +20,11 @@ from rich.live import Live
 from rich.table import Table
 
 from pgsched import migrator
-from pgsched.demo.processes import Processes, free_port
+from pgsched.demo.processes import Processes
 from pgsched.devdb import DevServer, state_dir
 from pgsched.errors import PgschedError
 from pgsched.models import ScheduleType
+from pgsched.ports import free_port
 from pgsched.scheduler import SchedulerService
 
 API_KEY = "demo-key"

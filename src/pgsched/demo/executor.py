@@ -33,7 +33,7 @@ class Executor:
         key = request.headers["Idempotency-Key"]
         if key not in self._seen:  # the same delivery may come twice
             self._seen.add(key)
-            task = asyncio.create_task(self._work(push, request.headers["Authorization"]))
+            task = asyncio.create_task(self._work(push, _authorization(push, request)))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
         return Response(status_code=202)
@@ -58,6 +58,12 @@ class Executor:
             except httpx.TransportError:
                 pass
             await asyncio.sleep(0.5)
+
+
+def _authorization(push: dict[str, Any], request: Request) -> str:
+    """What the report carries: the token that came with the push, else the key."""
+    token = push.get("callback_token")
+    return f"Bearer {token}" if token else request.headers.get("Authorization", "")
 
 
 def create_app() -> FastAPI:

@@ -1,22 +1,13 @@
-"""The processes of the demo, and the ports they share."""
+"""The processes of the demo."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 class Processes:
