@@ -3,7 +3,7 @@
 -- What needs somebody's eyes: what is stuck, what fails and for which reasons,
 -- who works, and whether all is well.  Each reads a bounded number of rows.
 --
--- Adds   stuck_tasks, recent_failures, worker_status, health
+-- Adds   stuck_tasks, recent_failures, worker_status, health, new_failures()
 -- Locks  nothing
 -- Undo   drop the above
 
@@ -387,6 +387,76 @@ comment on column pgsched.health.name is 'What was looked at.';
 comment on column pgsched.health.status is 'ok, warning or error.';
 comment on column pgsched.health.seen is 'What was seen.';
 comment on column pgsched.health.advice is 'What to do; null when all is well.';
+
+-- For the log of the workers, so that a failure is told once and by one of
+-- them.  What commits more than a second after it began is left out.
+create function pgsched.new_failures(
+  p_worker_id uuid,
+  p_after     timestamptz default null,
+  p_limit     integer     default 20
+)
+  returns table (
+    until           timestamptz,
+    failed_count    bigint,
+    task_id         uuid,
+    trace_id        uuid,
+    definition_name text,
+    queue           text,
+    attempt         integer
+  )
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+  set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_now    timestamptz := pgsched.now();
+  v_until  timestamptz := v_now - interval '1 second';
+  v_teller uuid;
+begin
+  select w.id
+  into v_teller
+  from pgsched.workers as w
+  where w.lease_expires_at > v_now
+  order by w.id
+  limit 1;
+
+  if p_after is null or v_teller is distinct from p_worker_id then
+    return query select v_until, 0::bigint, null::uuid, null::uuid, null::text, null::text, null::integer;
+    return;
+  end if;
+
+  return query
+    with failed as materialized (
+      select i.id, i.trace_id, i.definition_id, i.queue, i.attempt, i.finished_at
+      from pgsched.task_instances as i
+      where i.status = 'FAILED'
+        and i.status <> 'SUCCESS'
+        and i.finished_at > p_after
+        and i.finished_at <= v_until
+    )
+    select v_until, n.count, f.id, f.trace_id, d.name, f.queue, f.attempt
+    from (select count(*) as count from failed) as n
+    left join (
+      select *
+      from failed
+      order by finished_at, id
+      limit p_limit
+    ) as f
+      on true
+    left join pgsched.task_definitions as d
+      on d.id = f.definition_id
+    order by f.finished_at, f.id;
+end;
+$$;
+
+comment on function pgsched.new_failures(uuid, timestamptz, integer) is
+  'For the log: the tasks that have ended FAILED after p_after until a second ago, the first p_limit of them, and how many in all.  None for a worker that is not the oldest one alive.';
 
 revoke execute on all routines in schema pgsched from public;
 

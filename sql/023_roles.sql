@@ -98,6 +98,7 @@ grant execute on function
     pgsched.run_backfill,
     pgsched.resolve_dependencies,
     pgsched.expire_deadlines,
+    pgsched.new_failures,
     pgsched.maintain
   to pgsched_worker;
 

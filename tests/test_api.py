@@ -815,7 +815,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        found = eventually(lambda: re.search(r"listens on (http://\S+)", self.log))
+        found = eventually(lambda: re.search(r"API listening url=(http://\S+)", self.log))
         assert found is not None
         return found[1]
 

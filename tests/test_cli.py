@@ -68,7 +68,7 @@ def worker(dsn: str, tmp_path: Path) -> Iterator[None]:
             stderr=out,
         )
     try:
-        eventually(lambda: "is ready" in log.read_text())
+        eventually(lambda: "worker ready" in log.read_text())
         yield
     finally:
         process.terminate()

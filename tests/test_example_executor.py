@@ -56,7 +56,7 @@ def running(
     }
     api = Process(tmp_path / "api.log", settings, "pgsched", "serve")
     try:
-        eventually(lambda: "listens on" in api.log)
+        eventually(lambda: "API listening" in api.log)
         start_worker(**{**settings, "PGSCHED_DATABASE_URL": as_role(dsn, "worker")})
         yield executor
     finally:

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from pgsched.configuration import load_settings
-from pgsched.database import Database
 from pgsched.endpoint import MOST_BYTES, Endpoint
 from pgsched.errors import ConfigError
 from pgsched.observation import Observation
+from pgsched.observer import ObservedDatabase
 from pgsched.settler import Settler
 from pgsched.tallies import Distribution
 from pgsched.targets import Targets
@@ -263,13 +263,14 @@ async def test_an_address_that_is_taken_names_the_settings(endpoint: Endpoint) -
         await other.start()
 
 
-async def test_without_a_port_all_parts_are_the_plain_ones() -> None:
+async def test_without_a_port_only_the_log_looks_on() -> None:
     settings = load_settings(database_url="postgresql://nobody@nowhere/none")
     observation = Observation(settings)
     database = observation.database(settings.database_url)
     client = object()
 
-    assert type(database) is Database
+    assert isinstance(database, ObservedDatabase)
+    assert list(database.observers) == [observation.summary]
     assert type(observation.settler(database, Targets(database, settings))) is Settler
     assert observation.client(client) is client  # type: ignore[arg-type]
     await observation.start("1", None, None, None, None)  # type: ignore[arg-type]

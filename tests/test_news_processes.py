@@ -119,7 +119,8 @@ def test_what_is_refused_is_given_up_and_said_so(
     receiver.holds = refuse
     db.execute("select pgsched.cancel_task(%s)", [task])
 
-    eventually(lambda: f"is not told that task {task} is CANCELLED: HTTP 422" in worker.log)
+    eventually(lambda: f"status push given up task_id={task}" in worker.log)
+    assert 'status=CANCELLED external_system=default answer="HTTP 422"' in worker.log
     query = "select given_up_at is not null, last_error from pgsched.status_pushes"
     eventually(lambda: db.execute(query).fetchone() == (True, "HTTP 422"))
     assert news(receiver, task) == ["CANCELLED"]

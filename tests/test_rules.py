@@ -289,7 +289,7 @@ LAYERS = [
         "settings",
         "zones",
     },
-    {"configuration", "expression", "ledger"},
+    {"configuration", "expression", "ledger", "logs"},
     {"cron", "drift", "effective"},
     {
         "decoding",
@@ -334,7 +334,7 @@ LAYERS = [
     },
     {"observer"},
     {"control", "lease", "listener", "targets", "settler", "ticker", "backfiller", "scheduler"},
-    {"measuring", "traced"},
+    {"failed_tasks", "measuring", "summary", "traced"},
     {"breaker", "duties", "scanner", "doctor", "teller", "ways"},
     {"lanes", "lifecycle"},
     {"dispatcher", "testing"},

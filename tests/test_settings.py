@@ -64,6 +64,7 @@ def test_only_the_database_has_to_be_given() -> None:
         "callback_secret": None,
         "external_system_signing_secret": None,
         "log_level": "INFO",
+        "log_format": "text",
         "metrics_host": "127.0.0.1",
         "metrics_port": None,
     }

@@ -146,7 +146,10 @@ def test_what_cannot_be_signed_is_not_pushed(
     db.execute("select pgsched.define_queue('crm', 'crm')")
     worker = start_worker(CRM_SECRETS="swordfish")
     db.execute("select pgsched.schedule_immediate('job', p_queue => 'crm')")
-    reason = "queue crm is not served: CRM_SECRETS, the signing_secret_env of external system crm"
+    reason = (
+        'queue is not served queue=crm error="CRM_SECRETS, the signing_secret_env of external'
+        " system crm"
+    )
     eventually(lambda: reason in worker.log)
     assert "swordfish" not in worker.log
     assert statuses(db) == {"PENDING": 1}
@@ -164,7 +167,7 @@ def test_a_worker_waits_for_its_database(
         unused.bind(("127.0.0.1", 0))
         address = f"postgresql://nobody:secret@127.0.0.1:{unused.getsockname()[1]}/none"
         worker = start_worker(PGSCHED_DATABASE_URL=address)
-        eventually(lambda: worker.log.count("no database at") >= 2)
+        eventually(lambda: worker.log.count("database cannot be reached yet") >= 2)
     assert "secret" not in worker.log
     worker.signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0

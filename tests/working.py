@@ -42,7 +42,7 @@ class Process:
         self.process.send_signal(number)
 
     def wait_until_ready(self) -> None:
-        eventually(lambda: "is ready" in self.log)
+        eventually(lambda: "worker ready" in self.log)
 
     def kill(self) -> None:
         if self.process.poll() is None:

@@ -185,17 +185,26 @@ def _text(value: Json) -> str | None:
 
 
 def reason_of(answer: Answer) -> str:
-    """What came back, in words."""
+    """What came back, in words, with the body as far as it is for people."""
+    said = _said_of(answer)
+    return f"{said}: {answer.text}" if answer.text else said
+
+
+def cause_of(answer: Answer) -> str:
+    """The same for the log: a body may quote what was pushed, so none is in it."""
+    return _said_of(answer) if answer.reply is Reply.ANSWERED else reason_of(answer)
+
+
+def _said_of(answer: Answer) -> str:
     match answer.reply:
         case Reply.ANSWERED:
-            said = f"HTTP {answer.status_code}"
+            return f"HTTP {answer.status_code}"
         case Reply.UNREACHABLE:
-            said = "could not be reached"
+            return "could not be reached"
         case Reply.TIMED_OUT:
-            said = f"no answer within {answer.elapsed.total_seconds():.3g} s"
+            return f"no answer within {answer.elapsed.total_seconds():.3g} s"
         case Reply.CUT:
-            said = "the connection broke before the answer"
-    return f"{said}: {answer.text}" if answer.text else said
+            return "the connection broke before the answer"
 
 
 def _delay(

@@ -60,7 +60,8 @@ class Backfiller:
         except (PgschedError, psycopg.Error) as exc:
             if not _is_final(exc, step):
                 return
-            log.warning("what a schedule missed cannot be entered: %s", reason_of(exc))
+            fields = {"gap_id": step["gap_id"], "error": exc}
+            log.warning("missed runs cannot be entered", extra=fields)
             await self._database.close_gap({**step, "fires": [], "is_done": True})
 
     async def _run(self, step: dict[str, Json]) -> None:
@@ -71,7 +72,8 @@ class Backfiller:
                 return
             refusal = {key: step[key] for key in ("backfill_id", "expected")}
             refusal["error_msg"] = f"it cannot run: {reason_of(exc)}"
-            log.warning("backfill %s: %s", step["backfill_id"], refusal["error_msg"])
+            fields = {"backfill_id": step["backfill_id"], "error": exc}
+            log.warning("backfill refused", extra=fields)
             await self._database.run_backfill(refusal)
 
 
@@ -80,7 +82,9 @@ def _is_final(exc: Exception, step: dict[str, Json]) -> bool:
     if is_outage(exc):
         raise exc
     if isinstance(exc, Unavailable):  # a lock or a deadlock, which passes
-        log.warning("%s is left for later: %s", step, exc)
+        names = "gap_id", "backfill_id"
+        fields: dict[str, object] = {name: step[name] for name in names if name in step}
+        log.warning("backfill left for later", extra={**fields, "error": exc})
         return False
     return True
 
@@ -96,7 +100,7 @@ def gap_step(gap: DueGap) -> dict[str, Json]:
     try:
         due, following = _slice(gap)
     except Invalid as exc:  # what cannot be read has no instants
-        log.debug("nothing was missed: %s", exc)
+        log.debug("nothing was missed", extra={"gap_id": gap.id, "error": exc})
         return step | {"fires": [], "is_done": True}
     return step | {
         "fires": list(missed(due, gap.reason)),
@@ -113,7 +117,8 @@ def step_of(backfill: DueBackfill) -> dict[str, Json]:
             _require_bound(backfill)
         due, following = _slice(backfill)
     except Invalid as exc:
-        log.warning("backfill %s is refused: %s", backfill.backfill_id, exc)
+        fields = {"backfill_id": backfill.backfill_id, "error": exc}
+        log.warning("backfill refused", extra=fields)
         return step | {"error_msg": str(exc)}
     return step | {"instants": due, "is_done": following > backfill.to_time}
 

@@ -84,21 +84,20 @@ class Breaker:
             return False
         self._changed_at = monotonic()
         self._set(True)
-        self._tell(until, f"{failures} failures in a row", reason)
+        self._tell(until, f"{failures} failures in a row")
         return True
 
     async def _keep_open(self, reason: str) -> None:
         until = await self._store.open_breaker(self._system, reason)
         if until is not None:
-            self._tell(until, "a failed probe", reason)
+            self._tell(until, "a failed probe")
 
     async def _close(self) -> None:
         if await self._store.close_breaker(self._system):
             self._changed_at = monotonic()
             self._set(False)
-            log.info("external system %s answers again: its breaker is closed", self._system)
+            log.info("breaker closed", extra={"external_system": self._system})
 
-    def _tell(self, until: datetime, cause: str, reason: str) -> None:
-        at = until.isoformat(timespec="seconds")
-        message = "external system %s: its breaker is open until %s, after %s; the last answer: %s"
-        log.warning(message, self._system, at, cause, reason)
+    def _tell(self, until: datetime, cause: str) -> None:
+        fields = {"external_system": self._system, "until": until, "cause": cause}
+        log.warning("breaker open", extra=fields)

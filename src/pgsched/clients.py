@@ -61,7 +61,8 @@ class HandlerClient:
             if timer.expired():
                 reply = Reply.TIMED_OUT
             else:
-                log.warning("the handler failed on task %s", task.id, exc_info=True)
+                fields = {"task_id": task.id, "trace_id": task.trace_id}
+                log.warning("handler failed", exc_info=True, extra=fields)
             body = {"status": "FAILED", "error_msg": excerpt(f"{type(exc).__name__}: {exc}")}
         elapsed = timedelta(seconds=perf_counter() - started)
         if reply is Reply.TIMED_OUT:

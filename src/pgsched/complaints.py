@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from time import monotonic
 
-from pgsched.answers import Answer, Outcome, deferral_of, is_deferral
+from pgsched.answers import Answer, cause_of, deferral_of, is_deferral
 from pgsched.models import ExternalSystem
 
 log = logging.getLogger(__name__)
@@ -32,20 +32,24 @@ class Complaints:
     def hear(self, system: ExternalSystem, answer: Answer) -> None:
         """Tell of *answer* if it is news."""
         now = monotonic()
-        where = f"external system {system.name} ({system.base_url})"
         if is_deferral(answer):
             self._wrong_at = now
             status = answer.status_code or 0
             if now - self._told.get(status, float("-inf")) >= REPEAT:
                 self._told[status] = now
-                _complain(where, deferral_of(answer, 0))
+                _complain(system, answer)
         elif self._told and now - self._wrong_at >= QUIET:
             self._told = {}
-            log.info("%s takes tasks again", where)
+            log.info("external system takes tasks again", extra=_fields_of(system))
 
 
-def _complain(where: str, outcome: Outcome) -> None:
-    if outcome.is_misconfigured:
-        log.error("%s is misconfigured: %s", where, outcome.reason)
+def _complain(system: ExternalSystem, answer: Answer) -> None:
+    fields = {**_fields_of(system), "answer": cause_of(answer)}
+    if deferral_of(answer, 0).is_misconfigured:
+        log.error("external system is misconfigured", extra=fields)
     else:
-        log.warning("%s takes no tasks: %s", where, outcome.reason)
+        log.warning("external system takes no tasks", extra=fields)
+
+
+def _fields_of(system: ExternalSystem) -> dict[str, str]:
+    return {"external_system": system.name, "base_url": system.base_url}

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pgsched.db import Connection, report_statuses, translated
-from pgsched.due import DueBackfill, DueGap, DueSchedule
+from pgsched.due import DueBackfill, DueGap, DueSchedule, NewFailure
 from pgsched.errors import Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
 from pgsched.news import StatusPush
@@ -38,6 +38,7 @@ _CLAIM = f"""
 """  # noqa: S608
 _TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608
 _NEWS = f"select {_columns(StatusPush, 'p')} from pgsched.claim_status_pushes(%s, %s, %s) as p"  # noqa: S608
+_NEW_FAILURES = f"select {_columns(NewFailure, 'f')} from pgsched.new_failures(%s, %s) as f"  # noqa: S608
 _DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules(%s, %s, %s) as s"  # noqa: S608
 _DUE_GAPS = f"select {_columns(DueGap, 'g')} from pgsched.due_gaps() as g"  # noqa: S608
 _DUE_BACKFILLS = f"select {_columns(DueBackfill, 'b')} from pgsched.due_backfills() as b"  # noqa: S608
@@ -240,6 +241,10 @@ class Database:
 
     async def resolve_dependencies(self) -> int:
         return cast("int", await self._value("select pgsched.resolve_dependencies()"))
+
+    async def new_failures(self, worker_id: str, after: datetime | None) -> list[NewFailure]:
+        rows = await self._rows(_NEW_FAILURES, [worker_id, after])
+        return [NewFailure._make(row) for row in rows]
 
     async def maintain(self) -> int:
         return cast("int", await self._value("select pgsched.maintain()"))

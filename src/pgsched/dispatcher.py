@@ -157,7 +157,7 @@ class ScheduleDispatcher:
                 await self._is_idle.wait()
         except TimeoutError:
             held = sum(lane.held for lane in self._lanes.values())
-            log.warning("%d pushes did not end within %g s", held, grace)
+            log.warning("pushes did not end in time", extra={"count": held, "grace_seconds": grace})
 
     async def abandon(self) -> None:
         """Cancel the pushes under way."""

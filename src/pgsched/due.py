@@ -55,3 +55,20 @@ class DueGap(NamedTuple):
     counts_from: datetime
     to_time: datetime
     reason: str
+
+
+class NewFailure(NamedTuple):
+    """
+    A task that has ended FAILED, in the column order of `new_failures()`.
+
+    `until` is where to go on from, `failed_count` how many there were in all;
+    without any, the rest is None.
+    """
+
+    until: datetime
+    failed_count: int
+    task_id: str | None
+    trace_id: str | None
+    definition_name: str | None
+    queue: str | None
+    attempt: int | None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from pgsched import zones
 from pgsched.database import Database
+from pgsched.failed_tasks import FailedTasks
 from pgsched.lease import Lease
 from pgsched.loops import jittered
+
+log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 # As many as the functions of these duties take at once: there may be more.
@@ -16,7 +20,7 @@ MAINTENANCE_INTERVAL = 60.0
 
 
 class Duties:
-    """Takes back what is late or lost, lets run what has waited, and cleans up."""
+    """Takes back what is late or lost, lets run what has waited, cleans up, and tells."""
 
     def __init__(self, database: Database, lease: Lease) -> None:
         self._database = database
@@ -30,6 +34,7 @@ class Duties:
             self._expire_deadlines,
             self._release_dead_workers,
             self._maintain,
+            FailedTasks(self._database, self._lease).step,
         ]
 
     async def _recompute_schedules(self) -> float:
@@ -43,10 +48,14 @@ class Duties:
 
     async def _expire_deadlines(self) -> float:
         expired = await self._database.expire_deadlines()
+        if expired:
+            log.warning("tasks ran into their deadline", extra={"count": expired})
         return 0 if expired >= FULL else jittered(INTERVAL)
 
     async def _release_dead_workers(self) -> float:
-        await self._database.release_dead_workers(self._lease.worker_id)
+        released = await self._database.release_dead_workers(self._lease.worker_id)
+        if released:
+            log.warning("tasks taken back from dead workers", extra={"count": released})
         return jittered(INTERVAL)
 
     async def _maintain(self) -> float:

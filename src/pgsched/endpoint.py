@@ -55,7 +55,7 @@ class Endpoint:
                 f" {self._host} port {self._port}: {exc}"
             ) from exc
         self.port = self._server.sockets[0].getsockname()[1]
-        log.info("metrics are at http://%s:%d/metrics", self._host, self.port)
+        log.info("metrics listening", extra={"url": f"http://{self._host}:{self.port}/metrics"})
 
     def stop(self) -> None:
         if self._server is not None:
@@ -94,7 +94,7 @@ class Endpoint:
         try:
             body, content_type = self._render(accept)
         except Exception:
-            log.exception("the metrics could not be told")
+            log.exception("metrics could not be rendered")
             return _response("500 Internal Server Error", b"the log tells more\n")
         return _response("200 OK", body, content_type, is_head=is_head)
 

@@ -15,8 +15,14 @@ def is_outage(exc: Exception) -> bool:
     return state is None or state.startswith(("08", "57P", "25006"))
 
 
-def reason_of(exc: Exception) -> str:
-    """The one line for people."""
+def reason_of(exc: BaseException) -> str:
+    """
+    What went wrong, in one line.
+
+    What Postgres adds to a message may quote a row or a parameter, so only the
+    message itself is told, as is the first line of any other error.
+    """
+    said = str(exc)
     if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
-        return exc.diag.message_primary
-    return str(exc)
+        said = exc.diag.message_primary
+    return " ".join(said.partition("\n")[0].split()) or type(exc).__name__

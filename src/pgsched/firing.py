@@ -37,11 +37,15 @@ def tick_of(schedule: DueSchedule) -> dict[str, Json]:
     try:
         return tick | _advance(schedule)
     except Invalid as exc:
-        log.warning("schedule %s is switched off: %s", schedule.name, exc)
+        log.warning("schedule switched off", extra={**_fields_of(schedule), "error": exc})
         return tick | {"error_msg": str(exc)}
     except Exception as exc:  # one that breaks us must not stop the others
-        log.exception("schedule %s is switched off", schedule.name)
+        log.exception("schedule switched off by a fault", extra=_fields_of(schedule))
         return tick | {"error_msg": f"internal error: {type(exc).__name__}: {exc}"}
+
+
+def _fields_of(schedule: DueSchedule) -> dict[str, str]:
+    return {"schedule_id": schedule.schedule_id, "schedule": schedule.name}
 
 
 def _advance(schedule: DueSchedule) -> dict[str, Json]:

@@ -9,15 +9,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import NamedTuple
 
-from pgsched.answers import (
-    Answer,
-    Outcome,
-    Verdict,
-    deferral_of,
-    is_fault,
-    outcome_of,
-    reason_of,
-)
+from pgsched.answers import Answer, Outcome, Verdict, deferral_of, is_fault, outcome_of, reason_of
 from pgsched.batches import NO_BATCHES
 from pgsched.breaker import Breaker
 from pgsched.clients import Client
@@ -165,7 +157,8 @@ class Lane:
             elif batch:
                 await self._push_batch(batch)
         except Exception as exc:
-            log.exception("%s could not be dispatched", [held.task.id for held in batch])
+            fields = {"task_ids": [held.task.id for held in batch]}
+            log.exception("tasks could not be dispatched", extra=fields)
             reason = f"could not be dispatched: {exc!r}"
             for held in batch:
                 self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
@@ -223,7 +216,8 @@ class Lane:
         if whole.status_code in NO_BATCHES:
             self._takes_batches = False
             self._adopt(self.system)
-            log.info("external system %s takes single tasks only", self.system.name)
+            fields = {"external_system": self.system.name}
+            log.info("external system takes single tasks only", extra=fields)
         else:
             await self._note(whole, is_probe=False)
 
@@ -245,4 +239,5 @@ class Lane:
             if await self._breaker.note(*told, is_probe=is_probe, seconds=seconds):
                 self.give_back()
         except PgschedError as exc:  # the next failure says it again
-            log.warning("breaker of external system %s: %s", self.system.name, exc)
+            fields = {"external_system": self.system.name, "error": exc}
+            log.warning("breaker cannot be changed yet", extra=fields)

@@ -70,7 +70,8 @@ class Lease:
                 async with asyncio.timeout(self._interval):
                     await self._renew(monotonic())
             except NotFound:
-                log.warning("worker %s was forgotten; it registers again", self.worker_id)
+                fields = {"worker_id": self.worker_id}
+                log.warning("worker was forgotten: it registers again", extra=fields)
                 self._until = 0.0
                 await self._register_again()
             except Exception as exc:  # whatever it is, the worker must go on renewing
@@ -82,7 +83,7 @@ class Lease:
         try:
             await self.register()
         except Exception as exc:
-            log.warning("could not register: %s", exc)
+            log.warning("worker cannot register yet", extra={"error": exc})
 
     async def release(self) -> int:
         """Put back what is still held, and say goodbye; how many tasks that was."""

@@ -8,6 +8,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 
+import psycopg
+
 from pgsched.errors import PgschedError
 
 log = logging.getLogger(__name__)
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 PAUSE = 1.0
 # The same trouble is told again after so many seconds.
 REPEAT = 30.0
+# What happens when the database, or the way to it, is out.
+FORESEEN = (PgschedError, psycopg.OperationalError, OSError)
 
 
 async def forever(step: Callable[[], Awaitable[float]]) -> None:
@@ -26,33 +30,39 @@ async def forever(step: Callable[[], Awaitable[float]]) -> None:
         try:
             seconds = await step()
             trouble.over()
-        except PgschedError as exc:
+        except Exception as exc:
             trouble.tell(exc)
-            seconds = PAUSE
-        except Exception:
-            log.exception("%s failed; it goes on", name)
             seconds = PAUSE
         await asyncio.sleep(seconds)
 
 
 class Trouble:
-    """Something that fails again and again, told now and then, and when it is over."""
+    """
+    A part that fails again and again: told now and then, and when it is over.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    *clock* gives monotonic seconds.
+    """
+
+    def __init__(self, part: str, clock: Callable[[], float] = monotonic) -> None:
+        self._part = part
+        self._clock = clock
         self._told_at: float | None = None
 
     def tell(self, exc: Exception) -> None:
-        if self._told_at is not None and monotonic() - self._told_at < REPEAT:
+        """Tell of *exc*; of one that nobody foresaw, with where it happened."""
+        if self._told_at is not None and self._clock() - self._told_at < REPEAT:
             return
-        self._told_at = monotonic()
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        log.warning("%s: %s; trying again", self._name, reason)
+        self._told_at = self._clock()
+        fields = {"part": self._part, "error": exc}
+        if isinstance(exc, FORESEEN):
+            log.warning("part of the process fails, and is tried again", extra=fields)
+        else:
+            log.error("part of the process has a fault, and goes on", exc_info=exc, extra=fields)
 
     def over(self) -> None:
         if self._told_at is not None:
             self._told_at = None
-            log.info("%s works again", self._name)
+            log.info("part of the process works again", extra={"part": self._part})
 
 
 async def end(loops: Iterable[asyncio.Task[None]]) -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import orjson
 
-from pgsched.answers import Answer, Reply, deferral_of, is_deferral, reason_of
+from pgsched.answers import Answer, Reply, cause_of, deferral_of, is_deferral, reason_of
 from pgsched.messages import MAX_BATCH_BYTES, Message
 from pgsched.models import Json
 
@@ -109,13 +109,20 @@ def result_of(push: StatusPush, answer: Answer) -> dict[str, Json]:
     if outcome == "ACKNOWLEDGED":
         return result
     if outcome == "GIVEN_UP":
-        log.warning(
-            "external system %s is not told that task %s is %s: %s",
-            *(push.external_system, push.task_id, push.status, reason_of(answer)),
-        )
+        log.warning("status push given up", extra=_fields_of(push, answer))
     elif (delay := deferral_of(answer, push.push_count - 1).delay) is not None:
         result["delay"] = f"{delay.total_seconds():f} seconds"
     return {**result, "error_msg": reason_of(answer)}
+
+
+def _fields_of(push: StatusPush, answer: Answer) -> dict[str, str]:
+    return {
+        "task_id": push.task_id,
+        "trace_id": push.trace_id,
+        "status": push.status,
+        "external_system": push.external_system,
+        "answer": cause_of(answer),
+    }
 
 
 def released(push: StatusPush) -> dict[str, Json]:

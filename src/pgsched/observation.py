@@ -15,17 +15,21 @@ from pgsched.measuring import MeasuredClient, MeasuredSettler, Measurer
 from pgsched.observer import ObservedDatabase, Observer
 from pgsched.settings import Settings
 from pgsched.settler import Settler
+from pgsched.summary import Summary
 from pgsched.tallies import WorkerTally
 from pgsched.targets import Targets
 
 
 class Observation:
-    """With nobody who looks on all parts are the plain ones, and cost what they cost."""
+    """The log always looks on; metrics and traces where they are wanted."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tally = None if settings.metrics_port is None else WorkerTally()
-        self._observers: list[Observer] = [Measurer(self._tally)] if self._tally else []
+        self.summary = Summary()
+        self._observers: list[Observer] = [self.summary]
+        if self._tally is not None:
+            self._observers.append(Measurer(self._tally))
         self._endpoint: Endpoint | None = None
         self._tracer = tracing.tracer()
         if self._tracer is not None:
@@ -39,8 +43,6 @@ class Observation:
         return self._endpoint.port if self._endpoint else None
 
     def database(self, dsn: str, **options: Any) -> Database:
-        if not self._observers:
-            return Database(dsn, **options)
         return ObservedDatabase(dsn, self._observers, **options)
 
     def settler(self, database: Database, targets: Targets) -> Settler:
@@ -82,5 +84,6 @@ class Observation:
         await self._endpoint.start()
 
     def stop(self) -> None:
+        self.summary.tell()
         if self._endpoint is not None:
             self._endpoint.stop()

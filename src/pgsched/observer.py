@@ -46,7 +46,7 @@ class ObservedDatabase(Database):
 
     def __init__(self, dsn: str, observers: Sequence[Observer], **options: Any) -> None:
         super().__init__(dsn, **options)
-        self._observers = observers
+        self.observers = observers
 
     async def _rows(self, query: str, given: Sequence[object] = ()) -> list[TupleRow]:
         try:
@@ -56,7 +56,7 @@ class ObservedDatabase(Database):
             raise
 
     def _tell_failed(self, exc: Exception) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             observer.failed(exc)
 
     async def claim(
@@ -65,7 +65,7 @@ class ObservedDatabase(Database):
         began = perf_counter()
         horizon, tasks = await super().claim(worker_id, limit, queues, cursors)
         seconds = perf_counter() - began
-        for observer in self._observers:
+        for observer in self.observers:
             observer.claimed(tasks, horizon, seconds)
         return horizon, tasks
 
@@ -73,7 +73,7 @@ class ObservedDatabase(Database):
         began = perf_counter()
         refused = await super().settle(settlements)
         seconds = perf_counter() - began
-        for observer in self._observers:
+        for observer in self.observers:
             observer.settled(settlements, refused, seconds)
         return refused
 
@@ -85,18 +85,18 @@ class ObservedDatabase(Database):
             self._tell_failed(exc)
             raise
         seconds = perf_counter() - began
-        for observer in self._observers:
+        for observer in self.observers:
             observer.reported(reports, answers, seconds)
         return answers
 
     async def settle_news(self, results: Items) -> int:
         count = await super().settle_news(results)
-        for observer in self._observers:
+        for observer in self.observers:
             observer.told(results)
         return count
 
     async def fire_schedules(self, ticks: Items) -> int:
         count = await super().fire_schedules(ticks)
-        for observer in self._observers:
+        for observer in self.observers:
             observer.fired(count)
         return count

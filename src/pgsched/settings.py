@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -66,6 +66,10 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _secrets(value: SecretStr) -> SecretStr:
     read_secrets(value.get_secret_value())
     return value
@@ -102,6 +106,9 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = (
         Field("INFO", description="What is logged: this and above.")
+    )
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
+        "text", description="How: a line of text, or a JSON object in a line, for each event."
     )
 
     # Where tasks go
@@ -210,6 +217,18 @@ class Settings(BaseSettings):
 def secrets_of(given: SecretStr | None) -> tuple[bytes, ...]:
     """The secrets that a setting holds, the newest first."""
     return read_secrets(given.get_secret_value()) if given else ()
+
+
+def secret_values(settings: Settings) -> Iterator[str]:
+    """
+    All that must not be seen in a log: the secrets, and the password of the database.
+
+    What is shorter than 6 characters is left out: it would be found in other words.
+    """
+    given = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
+    password = conninfo_to_dict(settings.database_url).get("password")
+    words = [word for value in given for word in value.split()]
+    yield from (word for word in (*given, *words, str(password or "")) if len(word) >= 6)
 
 
 def masked_dsn(dsn: str) -> str:

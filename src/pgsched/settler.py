@@ -43,6 +43,8 @@ class Settler:
 
     def settle(self, task: ClaimedTask, outcome: Outcome) -> None:
         """Note how the push of *task* ended."""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("push ended", extra=_fields_of(task, outcome))
         match outcome.verdict:
             case Verdict.SUCCEEDED | Verdict.FAILED:
                 self._reports.append(_report(task, outcome))
@@ -89,7 +91,7 @@ class Settler:
             try:
                 await asyncio.sleep(await self.flush())
             except Exception as exc:  # the caller bounds how long we try
-                log.warning("could not settle yet: %s", exc)
+                log.warning("results cannot be written yet", extra={"error": exc})
                 await asyncio.sleep(PAUSE)
 
     async def _write_settlements(self, settlements: list[dict[str, Json]]) -> int:
@@ -101,7 +103,7 @@ class Settler:
         locked = [s for s in settlements if refused.get(s["task_id"]) == "LOCKED"]
         self._settlements += locked
         for task_id in (t for t, result in refused.items() if result == "STALE"):
-            log.info("task %s was given to another worker meanwhile", task_id)
+            log.info("result came too late: task has moved on", extra={"task_id": task_id})
         return len(locked)
 
     async def _write_reports(self, reports: list[dict[str, Json]]) -> int:
@@ -113,11 +115,13 @@ class Settler:
                 self._reports.append(reports[answer.report_index])
                 locked += 1
             elif answer.code == "PS422" and _DETAILS & reports[answer.report_index].keys():
-                log.warning("a result without its details: %s", answer.message)
+                fields = {"task_id": answer.task_id, "error": answer.message}
+                log.warning("result written without its details", extra=fields)
                 report = reports[answer.report_index]
                 self._reports.append({k: v for k, v in report.items() if k not in _DETAILS})
             elif answer.code:
-                log.info("result refused: %s", answer.message)
+                fields = {"task_id": answer.task_id, "error": answer.message}
+                log.info("result refused", extra=fields)
         return locked
 
 
@@ -129,10 +133,23 @@ async def _in_parts(write: Callable[[_Batch], Awaitable[int]], batch: _Batch) ->
         raise
     except Exception:
         if len(batch) == 1:  # its deadline takes the task back
-            log.exception("task %s cannot be settled", batch[0]["task_id"])
+            log.exception("task cannot be settled", extra={"task_id": batch[0]["task_id"]})
             return 0
     half = len(batch) // 2
     return await _in_parts(write, batch[:half]) + await _in_parts(write, batch[half:])
+
+
+def _fields_of(task: ClaimedTask, outcome: Outcome) -> dict[str, object]:
+    return {
+        "task_id": task.id,
+        "trace_id": task.trace_id,
+        "definition": task.definition_name,
+        "queue": task.queue,
+        "attempt": task.attempt,
+        "delivery": task.delivery_count,
+        "outcome": outcome.verdict.value,
+        "seconds": outcome.elapsed and outcome.elapsed.total_seconds(),
+    }
 
 
 def _settlement(task: ClaimedTask, verdict: str, outcome: Outcome | None = None) -> dict[str, Json]:

@@ -76,7 +76,7 @@ class Targets:
     def _complain(self, queue: str, reason: str) -> None:
         if self._is_ours(queue) and self._complaints.get(queue) != reason:
             self._complaints[queue] = reason
-            log.warning("queue %s is not served: %s", queue, reason)
+            log.warning("queue is not served", extra={"queue": queue, "error": reason})
 
     def _resolve(self, row: Target) -> ExternalSystem:
         base_url = row.base_url or self._settings.external_system_url

@@ -97,7 +97,7 @@ class StatusPusher:
         del self._under_way[task]
         self._wake.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.warning("messages were not settled, and will be sent again: %r", exc)
+            log.warning("status pushes will be sent again", extra={"error": exc})
 
     async def _deliver(self, pushes: list[StatusPush], until: float) -> None:
         system = self._targets.reachable.get(pushes[0].queue)
@@ -150,7 +150,8 @@ class StatusPusher:
         if self._under_way:
             _, left = await asyncio.wait(self._under_way, timeout=grace)
             if left:
-                log.warning("%d messages did not arrive within %g s", len(left), grace)
+                fields = {"count": len(left), "grace_seconds": grace}
+                log.warning("status pushes did not end in time", extra=fields)
 
     async def abandon(self) -> None:
         """Leave what is under way; its leases end."""

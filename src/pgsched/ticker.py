@@ -74,20 +74,22 @@ class Ticker:
             if is_outage(exc):
                 raise
             if isinstance(exc, Unavailable):  # a lock or a deadlock, which passes
-                log.warning("schedule %s is left for later: %s", tick["schedule_id"], exc)
+                fields = {"schedule_id": tick["schedule_id"], "error": exc}
+                log.warning("schedule left for later", extra=fields)
             else:
                 await self._switch_off(tick, exc)
 
     async def _switch_off(self, tick: dict[str, Json], exc: Exception) -> None:
         reason = reason_of(exc)
-        log.warning("schedule %s is switched off: %s", tick["schedule_id"], reason)
+        fields = {"schedule_id": tick["schedule_id"]}
+        log.warning("schedule switched off", extra={**fields, "error": reason})
         off = {key: tick[key] for key in ("schedule_id", "expected", "revision")}
         try:
             await self._database.fire_schedules([off | {"error_msg": f"it cannot fire: {reason}"}])
         except (PgschedError, psycopg.Error) as failure:
             if is_outage(failure):
                 raise
-            log.warning("schedule %s cannot be switched off: %s", tick["schedule_id"], failure)
+            log.warning("schedule cannot be switched off", extra={**fields, "error": failure})
 
 
 def _ticks_of(due: list[DueSchedule]) -> list[dict[str, Json]]:

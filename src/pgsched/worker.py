@@ -97,7 +97,7 @@ class Worker:
             await asyncio.wait({stopped, *self._loops}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 raise PgschedError("a part of the worker has ended by itself; see the log")
-            log.info("stopping: no more claims, pushes under way may end")
+            log.info("worker stopping: no more claims, pushes under way may end")
             await self.stop()
         finally:
             stopped.cancel()
@@ -114,13 +114,17 @@ class Worker:
         await self._heart.open()
         await self._database.open()
         await self.lease.register()
-        log.info("worker %s is ready", self.lease.worker_id)
+        log.info(
+            "worker ready",
+            extra={"worker_id": self.lease.worker_id, "queues": self._settings.queues or "all"},
+        )
         self._spawn(self.lease.run())
         if not self._settings.poll_only:
             self._spawn(self._listener.run())
         self._settling = self._spawn(forever(self._settler.step))
         self._spawn(forever(self._ticker.step))
         self._spawn(forever(self._backfiller.step))
+        self._spawn(forever(self.observation.summary.step))
         for duty in Duties(self._database, self.lease).steps:
             self._spawn(forever(duty))
         if self._pusher:
@@ -142,9 +146,9 @@ class Worker:
                 await end([self._settling])
                 await self._settler.drain()
                 released = await self.lease.release()
-                log.info("stopped; %d tasks were given back", released)
+                log.info("worker stopped", extra={"given_back": released})
         except (PgschedError, TimeoutError) as exc:
-            log.warning("could not say goodbye, the lease will end: %s", str(exc) or "timeout")
+            log.warning("worker could not say goodbye: its lease will end", extra={"error": exc})
 
     async def _abandon(self) -> None:
         self.observation.stop()
@@ -183,7 +187,8 @@ async def wait_for_database(dsn: str) -> None:
             reason = str(exc).strip().partition("\n")[0]
             if is_refusal(reason):
                 raise ConfigError(f"PGSCHED_DATABASE_URL: {reason}") from exc
-            log.warning("no database at %s yet: %s", masked_dsn(dsn), reason)
+            fields = {"database": masked_dsn(dsn), "error": reason}
+            log.warning("database cannot be reached yet", extra=fields)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 10.0)
         else:

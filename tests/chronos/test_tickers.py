@@ -53,7 +53,7 @@ class Workers:
 
     def wait_until_ready(self) -> None:
         logs = [self._log(name) for name in self._running]
-        eventually(lambda: all("is ready" in log.read_text() for log in logs))
+        eventually(lambda: all("worker ready" in log.read_text() for log in logs))
 
     def kill(self, name: str) -> None:
         process = self._running.pop(name)

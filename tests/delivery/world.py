@@ -159,12 +159,12 @@ class World:
 
     def start_worker(self) -> Process:
         worker = self._start("pgsched", "worker")
-        worker.says("(is ready)")
+        worker.says("(worker ready)")
         return worker
 
     def stop_for_longer_than_its_lease(self, worker: Process) -> None:
         """Let it sleep until others have all that it held; then it wakes up, and goes on."""
-        worker_id = worker.says(r"worker (\S+) is ready")
+        worker_id = worker.says(r"worker ready worker_id=(\S+)")
         worker.process.send_signal(signal.SIGSTOP)
         query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
         eventually(lambda: not self._db.execute(query, [worker_id]).fetchall())
@@ -250,7 +250,7 @@ def world(
             stack.callback(process.kill)
             return process
 
-        api = start("pgsched", "serve").says(r"listens on (http://\S+)")
+        api = start("pgsched", "serve").says(r"API listening url=(http://\S+)")
         told = json.dumps(habits._replace(api=api)._asdict())
         port = start("tests.delivery.hostile", told).says(r"^(\d+)$")
         url = f"http://127.0.0.1:{port}"

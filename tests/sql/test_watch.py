@@ -323,3 +323,53 @@ def test_news_that_nobody_takes(healthy: Sched) -> None:
     healthy.settle_news(*healthy.claim_news(), outcome="GIVEN_UP", error="HTTP 401")
 
     assert "1 given up in the latest day, 0 waiting" in health(healthy)["outbox"].seen
+
+
+# new_failures()
+
+
+def news(sched: Sched, worker: str, after: Any = None, limit: int = 20) -> list[Any]:
+    query = "select * from pgsched.new_failures(%s, %s, %s)"
+    return sched.rows(query, worker, after, limit)
+
+
+def test_a_new_failure_is_told_once_a_second_later(sched: Sched) -> None:
+    sched.define("once", max_retries=0)
+    (start,) = news(sched, sched.worker)
+    sched.run(sched.schedule())
+    task = sched.schedule("once")
+    sched.run(task, "FAILED")
+    assert news(sched, sched.worker, start.until)[0].failed_count == 0  # perhaps not committed
+    sched.clock(SECOND)
+
+    (row,) = news(sched, sched.worker, start.until)
+    assert (str(row.task_id), row.definition_name, row.queue) == (task, "once", "default")
+    assert row.trace_id == sched.task(task).trace_id
+    assert (row.attempt, row.failed_count, row.until) == (1, 1, START)
+
+    (row,) = news(sched, sched.worker, row.until)
+    assert (row.task_id, row.failed_count) == (None, 0)
+
+
+def test_of_many_new_failures_a_few_are_told_and_all_counted(sched: Sched) -> None:
+    sched.define("once", max_retries=0)
+    tasks = [fail(sched, "once", "boom") for _ in range(3)]
+    sched.clock(SECOND)
+
+    rows = news(sched, sched.worker, START - SECOND, 2)
+    assert [str(row.task_id) for row in rows] == tasks[:2]
+    assert {row.failed_count for row in rows} == {3}
+
+
+def test_only_the_oldest_worker_alive_is_told_of_new_failures(sched: Sched) -> None:
+    fail(sched, "job", "boom")
+    sched.define("once", max_retries=0)
+    fail(sched, "once", "boom")
+    sched.clock(SECOND)
+    first = sched.worker
+    second = sched.register()
+
+    assert news(sched, second, START - SECOND)[0].failed_count == 0
+    assert news(sched, first, START - SECOND)[0].failed_count == 1
+    sched.goodbye()
+    assert news(sched, second, START - SECOND)[0].failed_count == 1

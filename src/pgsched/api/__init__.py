@@ -34,7 +34,7 @@ from pgsched.api.guard import (
     require_key_unless_loopback,
 )
 from pgsched.api.metrics import Measure
-from pgsched.api.services import Services
+from pgsched.api.services import Services, wired
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _on_refusal(_: Request, exc: Exception) -> JsonResponse:
+async def _on_refusal(request: Request, exc: Exception) -> JsonResponse:
     if isinstance(exc, Unavailable):
-        log.warning("%s", exc)
+        wired(request).trouble.tell(exc)
         return problem(503, "UNAVAILABLE", str(exc), {"Retry-After": "1"})
     code = exc.code if isinstance(exc, PgschedError) else None
     if code is None:
@@ -120,7 +120,7 @@ async def _on_database_error(_: Request, exc: Exception) -> JsonResponse:
     assert isinstance(exc, psycopg.Error)  # noqa: S101
     if exc.sqlstate not in NO_SCHEMA:
         raise exc
-    log.error("the schema is not what this version needs: %s", exc)
+    log.error("schema is not what this version needs", extra={"error": exc})
     return problem(503, "UNAVAILABLE", "the schema is not current: see /health/ready")
 
 
@@ -155,11 +155,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
     stopping = asyncio.create_task(stop_server())
     host, port = listener.getsockname()[:2]
-    log.info("the API listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log.info("API listening", extra={"url": url})
     try:
         await server.serve(sockets=[listener])
     finally:
         stopping.cancel()
+    log.info("API stopped")
 
 
 def _listen(host: str, port: int) -> socket.socket:

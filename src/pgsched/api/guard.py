@@ -153,7 +153,9 @@ class Guard:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception(
+                "request failed", extra={"method": scope["method"], "path": scope["path"]}
+            )
             if has_started:
                 raise
             failure = problem(500, "INTERNAL", "this is a fault of pgsched; its log tells more")

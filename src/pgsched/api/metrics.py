@@ -78,7 +78,7 @@ class ApiMetrics(Collector):
             async with asyncio.timeout(CENSUS_WAIT), self._transaction() as connection:
                 self._census = await take_census(connection)
         except (PgschedError, psycopg.Error, TimeoutError) as exc:
-            log.warning("the metrics lack what is in the database: %s", str(exc) or "timeout")
+            log.warning("metrics lack what is in the database", extra={"error": exc})
         self._census_seconds = perf_counter() - began
         self._looked_at = monotonic()
 

@@ -18,6 +18,7 @@ from pgsched.database import Database
 from pgsched.db import Connection
 from pgsched.errors import Unavailable
 from pgsched.lifecycle import LifecycleService
+from pgsched.loops import Trouble
 from pgsched.models import Json, ReportAnswer
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings
@@ -42,6 +43,7 @@ class Services:
         self.control = ScheduleControl()
         self.gatherer = Gatherer(self.report)
         self.metrics = ApiMetrics(self.transaction)
+        self.trouble = Trouble("database")
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

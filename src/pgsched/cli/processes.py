@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
+from pgsched import logs
 from pgsched.cli.flags import DatabaseUrl
 from pgsched.configuration import load_settings
 from pgsched.settings import Settings
@@ -52,9 +52,5 @@ def serve(
 def settings_of(**flags: object) -> Settings:
     """The settings, with *flags* over them; and the log as they say."""
     settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
-    # The pool tells of each attempt; our own loops tell of the outage.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    logs.configure(settings)
     return settings
