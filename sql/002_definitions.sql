@@ -307,6 +307,7 @@ create function pgsched.define_external_system(
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
 as $$
 begin
   insert into pgsched.external_systems as s (
@@ -333,6 +334,10 @@ exception
     raise exception sqlstate 'PS422' using
       message = format('define_external_system(%L): %s', p_name, sqlerrm),
       hint = 'See the comments on the columns of pgsched.external_systems for the ranges.';
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('external system %L is locked by another session', p_name),
+      hint = 'A transaction that changed it is still open: wait for it, or find it in pg_stat_activity.';
 end;
 $$;
 
@@ -350,6 +355,7 @@ create function pgsched.define_queue(
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
 as $$
 begin
   if not exists (select from pgsched.external_systems as s where s.name = p_external_system) then
@@ -376,6 +382,10 @@ exception
     raise exception sqlstate 'PS422' using
       message = format('define_queue(%L): %s', p_name, sqlerrm),
       hint = 'See the comments on the columns of pgsched.queues for the ranges.';
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('queue %L is locked by another session', p_name),
+      hint = 'A transaction that changed it is still open: wait for it, or find it in pg_stat_activity.';
 end;
 $$;
 
@@ -388,6 +398,7 @@ create function pgsched.pause_queue(p_queue text, p_note text default null)
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
 as $$
 begin
   update pgsched.queues as q
@@ -397,6 +408,11 @@ begin
   if not found then
     raise exception sqlstate 'PS404' using message = format('queue %L does not exist', p_queue);
   end if;
+exception
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('queue %L is locked by another session', p_queue),
+      hint = 'A transaction that changed it is still open: wait for it, or find it in pg_stat_activity.';
 end;
 $$;
 
@@ -408,6 +424,7 @@ create function pgsched.resume_queue(p_queue text)
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
 as $$
 begin
   update pgsched.queues as q
@@ -422,6 +439,11 @@ begin
   end if;
 
   perform pgsched.wake();
+exception
+  when lock_not_available then
+    raise exception sqlstate 'PS409' using
+      message = format('queue %L is locked by another session', p_queue),
+      hint = 'A transaction that changed it is still open: wait for it, or find it in pg_stat_activity.';
 end;
 $$;
 

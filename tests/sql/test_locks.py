@@ -11,6 +11,14 @@ from tests.sql.sched import HOUR, Sched, settlement
 
 OUTCOMES = ["ACCEPTED", "DEFERRED", "RELEASED", "RETRY", "RETRY_SAME", "RETRY_LAPSED", "REFUSED"]
 
+# What locks a row of the configuration, which claims read.
+CONFIGURING = [
+    ("define_external_system", ["default", "http://crm.example"]),
+    ("define_queue", ["default"]),
+    ("pause_queue", ["default"]),
+    ("resume_queue", ["default"]),
+]
+
 
 @pytest.fixture
 def stranger(another: Sched, sched: Sched) -> Sched:
@@ -22,7 +30,7 @@ def stranger(another: Sched, sched: Sched) -> Sched:
 @pytest.fixture
 def impatient(sched: Sched) -> Iterator[None]:
     """Single calls give up a lock after 50 ms here, not 5 s."""
-    functions = ["report_status", "lock_task"]
+    functions = ["report_status", "lock_task", *(call for call, _ in CONFIGURING)]
     for name in functions:
         sched.conn.execute(f"alter function pgsched.{name} set lock_timeout = '50ms'".encode())
     yield
@@ -37,7 +45,8 @@ def test_single_calls_wait_five_seconds_and_no_longer(sched: Sched) -> None:
         " and 'lock_timeout=5s' = any (p.proconfig) order by 1"
     )
 
-    assert {row.proname for row in waits} >= {"lock_task", "report_status"}
+    names = {call for call, _ in CONFIGURING}
+    assert {row.proname for row in waits} >= {"lock_task", "report_status"} | names
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -261,3 +270,18 @@ def test_a_dependent_that_was_being_retried_runs_in_the_end(sched: Sched, strang
     sched.call("resolve_dependencies")
 
     assert sched.claim_one().id == dependent
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("call", "arguments"), CONFIGURING, ids=[c for c, _ in CONFIGURING])
+def test_configuration_that_another_session_holds_is_named(
+    sched: Sched, stranger: Sched, call: str, arguments: list[str]
+) -> None:
+    with stranger.transaction():
+        stranger.call("define_external_system", "default", "http://other.example")
+        stranger.call("pause_queue", "default")
+        with pytest.raises(psycopg.Error, match="'default' is locked by another session") as caught:
+            sched.call(call, *arguments)
+
+    assert caught.value.sqlstate == "PS409"
+    sched.call(call, *arguments)
