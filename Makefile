@@ -29,7 +29,7 @@ check: $(READY) ## Check format, lint, types and house rules
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
 	$(VENV)/bin/squawk --config .squawk.toml sql/*.sql
-	$(RUN) -m pytest -q tests/test_rules.py
+	$(RUN) -m pytest -q tests/test_rules.py tests/test_plpgsql_check.py
 
 .PHONY: ci
 ci: check test ## Do both, as before every commit

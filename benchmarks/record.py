@@ -97,8 +97,8 @@ def _fill(dsn: str) -> None:
         ).fetchall()
         for n, (day,) in enumerate(reversed(days)):
             span = "least(interval '1 day', now() - %(start)s)" if n == DAYS else "interval '1 day'"
-            (length,) = connection.execute(f"select {span}".encode(), {"start": day}).fetchone()
-            connection.execute(FILL_DAY, {"start": day, "length": length, "count": share})
+            row: Any = connection.execute(f"select {span}".encode(), {"start": day}).fetchone()
+            connection.execute(FILL_DAY, {"start": day, "length": row[0], "count": share})
             print(f"\r  filling: {n + 1} of {DAYS + 1} days", end="", flush=True)
         connection.execute(FILL_EVENTS, [EVENTS])
         bench.fill(connection, UNFINISHED // 2)

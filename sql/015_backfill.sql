@@ -182,7 +182,7 @@ create function pgsched.run_backfill(p_step jsonb)
 as $$
 declare
   v_now      timestamptz := pgsched.now();
-  v_id       uuid := p_step ->> 'backfill_id';
+  v_id       uuid := (p_step ->> 'backfill_id')::uuid;
   v_backfill pgsched.schedule_backfills;
   v_error    text := p_step ->> 'error_msg';
   v_done     boolean := (p_step ->> 'is_done')::boolean;

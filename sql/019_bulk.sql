@@ -307,7 +307,7 @@ declare
   v_query  text;
   v_ids    uuid[];
   v_held   uuid[];
-  v_last   uuid := '00000000-0000-0000-0000-000000000000';
+  v_last   uuid := uuid '00000000-0000-0000-0000-000000000000';
 begin
   perform pgsched.check_bulk_act(
     num_nonnulls(p_definition, p_queue, p_schedule, p_trace_id, p_status, p_error_like, p_after, p_before),

@@ -145,7 +145,7 @@ create function pgsched.make_partitions(p_kept pgsched.retention, p_now timestam
   set lock_timeout = '50ms'
 as $$
 declare
-  v_span  interval := '1 ' || p_kept.span;
+  v_span  interval := ('1 ' || p_kept.span)::interval;
   v_count integer := 0;
   v_from  timestamptz;
   v_to    timestamptz;
