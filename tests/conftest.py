@@ -31,6 +31,7 @@ FAST: dict[str, str | int] = {
     "autovacuum": "off",
     "jit": "off",
     "max_connections": 200,
+    "max_prepared_transactions": 4,
     "shared_buffers": "64MB",
 }
 

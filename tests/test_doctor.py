@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import psycopg
 import pytest
 
 from pgsched import zones
 from pgsched.db import Connection
-from pgsched.doctor import Finding, clocks, examine, schedules, server
+from pgsched.doctor import CHECKS, Finding, clocks, examine, schedules, server
 from pgsched.doctor.findings import named
 from pgsched.doctor.offsets import samples
-from pgsched.visit import visit
+from tests.doctoring import Database, by_name, db, register_worker, session
 from tests.roles import as_role
 
-Database = psycopg.Connection[Any]
+__all__ = ["db", "session"]
 
 PARIS, LONDON, FAR = "Europe/Paris", "Europe/London", "Pacific/Kiritimati"
 NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
 SPRING, AUTUMN = datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 10, 31, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def session(dsn: str) -> AsyncIterator[Connection]:
-    async with visit(as_role(dsn, "operator"), autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[Database]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("select pgsched.define_task('job')")
-        yield connection
 
 
 def schedule(db: Database, name: str, zone: str = "UTC", **columns: object) -> None:
@@ -51,10 +36,6 @@ def schedule(db: Database, name: str, zone: str = "UTC", **columns: object) -> N
         db.execute(query.encode(), [value, name])
 
 
-def register_worker(db: Database) -> None:
-    db.execute("select pgsched.register_worker('host', 1, 'test')")
-
-
 def believe(monkeypatch: pytest.MonkeyPatch, name: str, other: str) -> None:
     """Let our data say of the zone *name* what they say of *other*."""
     zone = zones.zone
@@ -67,10 +48,6 @@ def believe(monkeypatch: pytest.MonkeyPatch, name: str, other: str) -> None:
 
 def know_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(zones, "names", lambda: frozenset(names))
-
-
-def by_name(findings: list[Finding]) -> dict[str, Finding]:
-    return {finding.name: finding for finding in findings}
 
 
 # The database and its schema
@@ -431,7 +408,7 @@ async def test_everything_is_looked_at_once(dsn: str, db: Database) -> None:
     findings = await examine(as_role(dsn, "operator"))
 
     names = [finding.name for finding in findings]
-    assert len(names) == len(set(names)) == 9
+    assert len(names) == len(set(names)) > len(CHECKS)
     assert {f.name for f in findings if f.status == "error"} == set()
     assert all(bool(f.advice) == (f.status != "ok") for f in findings)
 

@@ -13,13 +13,14 @@ from pgsched.cli.flags import AsJson, DatabaseUrl
 from pgsched.cli.printing import clean, coloured
 from pgsched.configuration import load_settings
 from pgsched.doctor import Finding, examine, plural
+from pgsched.settings import Settings
 
 
 def doctor(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
-    """Look at the database, the zones, the workers and the schedules; exit 1 if one is wrong."""
+    """Look at the server, the schema, the workers, the work and the zones; exit 1 on an error."""
     settings = load_settings(database_url=database_url)
     try:
-        findings = asyncio.run(examine(settings.database_url, is_pooled=settings.poll_only))
+        findings = asyncio.run(_examine(settings))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if as_json:
@@ -28,6 +29,14 @@ def doctor(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
         _print(findings)
     if any(finding.status == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+async def _examine(settings: Settings) -> list[Finding]:
+    return await examine(
+        settings.database_url,
+        is_pooled=settings.poll_only,
+        external_system_url=settings.external_system_url,
+    )
 
 
 def _print(findings: list[Finding]) -> None:
@@ -41,6 +50,8 @@ def _print(findings: list[Finding]) -> None:
             rows.add_row("", "", Text(f"→ {clean(finding.advice)}", style="bold"))
     printing.print_rows(rows)
     bad = [finding.status for finding in findings if finding.status != "ok"]
-    errors, warnings = bad.count("error"), bad.count("warning")
-    summary = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}" if bad else "all is well"
+    parts = [plural(bad.count("error"), "error"), plural(bad.count("warning"), "warning")]
+    if unknown := bad.count("unknown"):
+        parts.append(f"{unknown} not seen")
+    summary = ", ".join(parts) if bad else "all is well"
     typer.echo(f"\n{summary}")

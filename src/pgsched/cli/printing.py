@@ -128,6 +128,7 @@ STYLES = {
     "lost": "bold red",
     "given up": "red",
     "ok": "green",
+    "unknown": "cyan",
     "warning": "yellow",
     "error": "bold red",
 }

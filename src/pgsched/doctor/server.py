@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from pgsched import diagnosis, migrator
+from pgsched import diagnosis, drift, migrator
 from pgsched.db import Session
-from pgsched.doctor.findings import Finding
+from pgsched.doctor.findings import Finding, named
 from pgsched.errors import MigrationError
 
 # The majors that the tests run on.
 OLDEST, NEWEST = 15, 18
+# The release of 2026-02-12: UPDATE … FROM of a row that another session changes, locks after an
+# aborted update, and notifications that nobody could read any more.
+FIXED = {15: 16, 16: 12, 17: 8, 18: 2}
 # Further apart, and two logs are hard to read side by side.
 APART = timedelta(seconds=1)
 
@@ -32,6 +35,36 @@ async def database(session: Session) -> Finding:
         advice = f"pgsched is tested up to PostgreSQL {NEWEST}: see whether there is a newer one."
         return Finding("database", "warning", seen, advice)
     return Finding("database", "ok", seen)
+
+
+async def minor_release(session: Session) -> Finding:
+    """That it has the fixes which pgsched needs."""
+    server = await diagnosis.server(session)
+    major, minor = divmod(server.number, 10000)
+    fixed, seen = FIXED.get(major), f"PostgreSQL {server.version}"
+    if fixed is None or minor >= fixed:
+        return Finding("minor release", "ok", f"{seen} has the fixes we know of")
+    advice = (
+        f"Update to {major}.{fixed} or later. Before it UPDATE of a row that another session"
+        " changes could go wrong, and so could the queue of notifications."
+    )
+    return Finding("minor release", "warning", seen, advice)
+
+
+async def definitions(dsn: str, _: Session) -> Finding:
+    """That what is in the catalog is what the migrations made."""
+    faults, notes = await asyncio.to_thread(_inspect, dsn)
+    if faults:
+        advice = (
+            "pgsched migrate --check lists all. What differs was changed by hand, or half-done."
+        )
+        return Finding("definitions", "error", named(faults), advice)
+    return Finding("definitions", "ok", "; ".join(["as this version expects them", *notes]))
+
+
+def _inspect(dsn: str) -> tuple[list[str], list[str]]:
+    with psycopg.connect(dsn, application_name="pgsched") as connection:
+        return drift.inspect(connection)
 
 
 async def schema(dsn: str) -> Finding:

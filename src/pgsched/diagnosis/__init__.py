@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import psycopg
-from psycopg.rows import TupleRow, tuple_row
-
-from pgsched.db import Session, connection_of, translated
+from pgsched.db import Session
+from pgsched.diagnosis.asking import rows, value
 
 
 class Server(NamedTuple):
@@ -52,35 +50,35 @@ async def server(session: Session) -> Server:
           current_setting('server_version_num')::integer,
           pg_is_in_recovery() or current_setting('transaction_read_only')::boolean
     """
-    return Server._make((await _rows(session, query))[0])
+    return Server._make((await rows(session, query))[0])
 
 
 async def clock(session: Session) -> datetime:
     """What time it is, for pgsched."""
-    return cast("datetime", await _value(session, "select pgsched.now()"))
+    return cast("datetime", await value(session, "select pgsched.now()"))
 
 
 async def live_workers(session: Session) -> int:
     """How many workers hold a lease."""
     query = "select count(*) from pgsched.workers where lease_expires_at > pgsched.now()"
-    return int(await _value(session, query))
+    return int(await value(session, query))
 
 
 async def zone_names(session: Session) -> frozenset[str]:
     """All names of zones that Postgres knows, abbreviations left out."""
-    return frozenset(row[0] for row in await _rows(session, "select name from pg_timezone_names"))
+    return frozenset(row[0] for row in await rows(session, "select name from pg_timezone_names"))
 
 
 async def zone_abbreviations(session: Session) -> frozenset[str]:
     """What Postgres takes for a fixed offset, also where a zone has the same name."""
     query = "select abbrev from pg_timezone_abbrevs"
-    return frozenset(row[0] for row in await _rows(session, query))
+    return frozenset(row[0] for row in await rows(session, query))
 
 
 async def zones_in_use(session: Session) -> frozenset[str]:
     """The zones of the schedules that are read in one."""
     query = "select distinct timezone from pgsched.schedules where cron_expr is not null"
-    return frozenset(row[0] for row in await _rows(session, query))
+    return frozenset(row[0] for row in await rows(session, query))
 
 
 async def first_differences(session: Session, samples: Iterable[Sample]) -> list[Difference]:
@@ -97,7 +95,7 @@ async def first_differences(session: Session, samples: Iterable[Sample]) -> list
         order by s.zone, s.at
     """
     columns = [list(column) for column in zip(*samples, strict=True)] or [[], [], []]
-    return [Difference._make(row) for row in await _rows(session, query, columns)]
+    return [Difference._make(row) for row in await rows(session, query, columns)]
 
 
 async def other_zone_releases(session: Session, version: str) -> dict[str, int]:
@@ -111,7 +109,7 @@ async def other_zone_releases(session: Session, version: str) -> dict[str, int]:
         group by tz_version
         order by tz_version
     """
-    return dict(cast("list[tuple[str, int]]", await _rows(session, query, [version])))
+    return dict(cast("list[tuple[str, int]]", await rows(session, query, [version])))
 
 
 async def overdue(session: Session, longer_than: timedelta, limit: int) -> Overdue:
@@ -129,16 +127,4 @@ async def overdue(session: Session, longer_than: timedelta, limit: int) -> Overd
           min(next_run_at)
         from late
     """
-    return Overdue._make((await _rows(session, query, [longer_than, limit]))[0])
-
-
-async def _value(session: Session, query: str) -> Any:
-    return (await _rows(session, query))[0][0]
-
-
-async def _rows(session: Session, query: str, given: Sequence[object] = ()) -> list[TupleRow]:
-    connection = await connection_of(session)
-    with translated():
-        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-        await cursor.execute(cast("Any", query), given)
-        return await cursor.fetchall()
+    return Overdue._make((await rows(session, query, [longer_than, limit]))[0])
