@@ -48,6 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
             DevServer(root).remove()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """More than cores: many tests wait, for processes or for time to pass."""
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     root = Path(os.environ["PGSCHED_TEST_ROOT"])
     if root.exists() and not hasattr(config, "workerinput"):

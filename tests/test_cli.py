@@ -737,7 +737,7 @@ def test_doctor_lists_what_it_found_and_what_to_do(db: Database, command: Comman
     assert re.search(r"^ok +schema +at \d{3}$", done.out, re.MULTILINE)
     assert re.search(r"^error +workers +none is alive", done.out, re.MULTILINE)
     assert "→ Start one: pgsched worker." in done.out
-    assert re.search(r"^1 error, \d warnings?$", done.out, re.MULTILINE)
+    assert re.search(r"^1 error, \d warnings?, \d not seen$", done.out, re.MULTILINE)
     assert not is_too_wide(done.out, 80)
 
 
