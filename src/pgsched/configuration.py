@@ -75,8 +75,10 @@ def _toml(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{PREFIX}CONFIG_FILE cannot be read: {path}: {exc}") from None
+    except OSError as exc:
+        raise ConfigError(f"{PREFIX}CONFIG_FILE: {path} cannot be read: {exc.strerror}") from None
+    except ValueError as exc:
+        raise ConfigError(f"{path} is no TOML file: {exc}") from None
     if "config_file" in found:
         raise ConfigError(f"{path}: config_file cannot name another file")
     return found

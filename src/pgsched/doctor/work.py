@@ -51,16 +51,16 @@ async def _trouble(system: System, default_url: str | None) -> str:
     url = system.base_url or default_url
     if url is None:
         return f"{system.name} has no address"
-    parts = urlsplit(url)
-    is_tls = parts.scheme == "https"
-    port = parts.port or (443 if is_tls else 80)
     try:
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
         async with asyncio.timeout(PATIENCE):
             context = ssl.create_default_context() if is_tls else None
             _, writer = await asyncio.open_connection(parts.hostname, port, ssl=context)
     except TimeoutError:
         return f"{system.name} ({url}) takes no connection within {PATIENCE:g} s"
-    except OSError as exc:  # of the name, the port, or the certificate
+    except (OSError, ValueError) as exc:  # of the address, the port, or the certificate
         return f"{system.name} ({url}): {' '.join(str(exc).split())}"
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
