@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_an_error(folder: Path) -> None:
     done = CliRunner().invoke(app, ["config"])
 
     assert done.exit_code == 1
-    assert "pgsched.toml: Invalid" in str(done.exception)
+    assert "pgsched.toml is no TOML file: Invalid" in str(done.exception)
 
 
 def test_no_secret_is_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,8 +316,8 @@ def listed(sched: Sched, observer: Observer) -> None:
             found.append(sched.call("schedule_many", tasks))
     assert found == found[:1] * 3
     sched.conn.execute(
-        "delete from pgsched.scheduled_tasks where id in"
-        " (select task_id from pgsched.idempotency_keys where key like 'new %')"
+        "delete from pgsched.scheduled_tasks where id = any (array("
+        "select task_id from pgsched.idempotency_keys where key like 'new %'))"
     )
     sched.conn.execute("delete from pgsched.idempotency_keys")
 
