@@ -61,7 +61,7 @@ def test_every_task_ends_as_the_contract_says(
         it.schedule(ASKED)
         victim, sleeper = it.start_worker(), it.start_worker()
         it.wait_until_unfinished(ASKED // 2, 30 + ASKED / 50)
-        victim.kill()
+        it.kill_while_it_holds_tasks(victim)
         it.start_worker()
         it.stop_for_longer_than_its_lease(sleeper)
         if ASKED > TASKS:

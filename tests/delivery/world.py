@@ -162,13 +162,30 @@ class World:
         worker.says("(worker ready)")
         return worker
 
+    def kill_while_it_holds_tasks(self, worker: Process) -> None:
+        self._stop_while_it_holds_tasks(worker)
+        worker.kill()
+
     def stop_for_longer_than_its_lease(self, worker: Process) -> None:
         """Let it sleep until others have all that it held; then it wakes up, and goes on."""
-        worker_id = worker.says(r"worker ready worker_id=(\S+)")
-        worker.process.send_signal(signal.SIGSTOP)
-        query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
-        eventually(lambda: not self._db.execute(query, [worker_id]).fetchall())
+        self._stop_while_it_holds_tasks(worker)
+        eventually(lambda: not self._holds_tasks(worker))
         worker.process.send_signal(signal.SIGCONT)
+
+    def _stop_while_it_holds_tasks(self, worker: Process) -> None:
+        def stopped() -> bool:
+            worker.process.send_signal(signal.SIGSTOP)
+            if self._holds_tasks(worker):
+                return True
+            worker.process.send_signal(signal.SIGCONT)
+            return False
+
+        eventually(stopped)
+
+    def _holds_tasks(self, worker: Process) -> bool:
+        worker_id = worker.says(r"worker ready worker_id=(\S+)")
+        query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
+        return self._db.execute(query, [worker_id]).fetchone() is not None
 
     def break_connections(self) -> None:
         """All that workers and API have to the database, in the midst of whatever they do."""
