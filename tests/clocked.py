@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.restoring import restore_tables, shared_database
+from tests.restoring import drop_partitions, restore_tables, shared_database
 from tests.sql.sched import Sched, fake_clock, open_sched, restart_clock
 
 
@@ -39,8 +39,9 @@ def connect(clocked_dsn: str) -> Iterator[Callable[[], Sched]]:
 def sched(connect: Callable[[], Sched]) -> Sched:
     """A session, and a definition `job` of the default settings."""
     sched = connect()
-    restore_tables(sched.conn)
     restart_clock(sched.conn)
+    drop_partitions(sched.conn)
+    restore_tables(sched.conn)
     sched.define()
     return sched
 
