@@ -59,6 +59,10 @@ settings: $(READY) ## Renew the tables of docs/settings.md after a change of a s
 delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver
 	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery
 
+.PHONY: chronos
+chronos: $(READY) ## Let ten random years of schedules go by under a fake clock
+	PGSCHED_TEST_CHRONOS_SEEDS=10 $(RUN) -m pytest -q -n auto tests/chronos/test_year.py
+
 .PHONY: test-node-red
 test-node-red: $(READY) ## Run the tests against Node-RED (needs Node.js and npm)
 	$(RUN) -m pytest -q -m node_red tests/node_red

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -11,8 +12,6 @@ from pgsched import catalog, drift
 from pgsched.ledger import State, entries, faults, read
 from pgsched.migrations import migrations
 
-pytestmark = pytest.mark.own_database
-
 Connection = psycopg.Connection[Any]
 
 HOT = "pgsched.scheduled_tasks"
@@ -21,9 +20,11 @@ VIEW = "view upcoming"
 
 
 @pytest.fixture
-def db(postgresql: Connection) -> Connection:
-    postgresql.autocommit = True
-    return postgresql
+def db(shared_dsn: str) -> Iterator[Connection]:
+    """In a transaction that comes to nothing, so that what is done here is done for one test."""
+    with psycopg.connect(shared_dsn) as connection:
+        yield connection
+        connection.rollback()
 
 
 def found(conn: Connection) -> list[str]:
@@ -222,7 +223,7 @@ def test_a_constraint_that_was_replaced_is_named(db: Connection) -> None:
 
 
 def test_looking_changes_nothing_and_needs_no_transaction_that_writes(db: Connection) -> None:
-    db.execute("set default_transaction_read_only = on")
+    db.execute("set transaction read only")
 
     assert found(db) == []
 

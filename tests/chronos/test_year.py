@@ -19,7 +19,7 @@ from tests.chronos.oracle import HOUR, YEAR, instants
 from tests.chronos.world import World
 from tests.sql.sched import Sched
 
-SEEDS = 2
+SEEDS = 1
 ASKED = int(os.environ.get("PGSCHED_TEST_CHRONOS_SEEDS", SEEDS))
 DAY = timedelta(days=1)
 
