@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -55,6 +56,7 @@ CALLS = [
     "dead workers",
     "next_due_in",
     "expire_deadlines",
+    "new failures",
     "due schedules",
     "fire",
     "resolve dependencies",
@@ -232,6 +234,12 @@ def exercise(sched: Sched, observer: Observer) -> None:
         sched.call("next_due_in")
     with observer.watching("expire_deadlines"):
         sched.call("expire_deadlines", BATCH)
+    query = (
+        "select id from pgsched.workers where lease_expires_at > pgsched.now() order by id limit 1"
+    )
+    oldest = sched.value(query)
+    with observer.watching("new failures"):
+        sched.call("new_failures", oldest, sched.now - timedelta(seconds=2))
 
 
 def news(sched: Sched, observer: Observer) -> None:
@@ -510,3 +518,16 @@ def test_whether_all_was_told_is_looked_up_for_each_task_that_is_shown(
 
     assert {node.used_index for node in looks} == {"status_pushes_task_idx"}
     assert sum(node.rows for node in looks) <= BATCH
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_new_failures_are_found_by_the_index_of_what_did_not_end_well(
+    seen: dict[str, dict[str, list[Node]]], phase: str
+) -> None:
+    used = {
+        node.used_index
+        for node in seen[phase]["new failures"]
+        if node.relation.startswith("task_instances")
+    }
+    assert used
+    assert all("status_finished_at" in index for index in used), used
