@@ -108,7 +108,8 @@ class Settings(BaseSettings):
         Field("INFO", description="What is logged: this and above.")
     )
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
-        "text", description="How: a line of text, or a JSON object in a line, for each event."
+        "text",
+        description="How that is written: a line of text for each event, or a JSON object in a line.",
     )
 
     # Where tasks go
