@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
         "text",
-        description="How that is written: a line of text for each event, or a JSON object in a line.",
+        description="How that is written: a line for each event, of text or a JSON object.",
     )
 
     # Where tasks go

@@ -146,6 +146,7 @@ class Worker:
                 await end([self._settling])
                 await self._settler.drain()
                 released = await self.lease.release()
+                self.observation.summary.tell()
                 log.info("worker stopped", extra={"given_back": released})
         except (PgschedError, TimeoutError) as exc:
             log.warning("worker could not say goodbye: its lease will end", extra={"error": exc})
