@@ -59,6 +59,10 @@ settings: $(READY) ## Renew the tables of docs/settings.md after a change of a s
 delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver
 	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery
 
+.PHONY: chaos
+chaos: $(READY) ## Kill a worker at each point on the way of a task
+	$(RUN) -m pytest -q -n auto -m chaos tests/chaos
+
 .PHONY: chronos
 chronos: $(READY) ## Let ten random years of schedules go by under a fake clock
 	PGSCHED_TEST_CHRONOS_SEEDS=10 $(RUN) -m pytest -q -n auto tests/chronos/test_year.py

@@ -61,14 +61,15 @@ def receiver() -> Iterator[Receiver]:
 def start_worker(dsn: str, receiver: Receiver, tmp_path: Path) -> Iterator[StartWorker]:
     started: list[Process] = []
 
-    def start(**environment: str) -> Process:
+    def start(*command: str, **environment: str) -> Process:
         defaults = {
             "PGSCHED_DATABASE_URL": as_role(dsn, "worker"),
             "PGSCHED_EXTERNAL_SYSTEM_URL": receiver.url,
             "PGSCHED_PUSH_SLOTS": "200",
             "PGSCHED_SCHEDULE_SCAN_INTERVAL": "0.2",
         }
-        worker = Process(tmp_path / f"worker-{len(started)}.log", defaults | environment)
+        log = tmp_path / f"worker-{len(started)}.log"
+        worker = Process(log, defaults | environment, *command)
         started.append(worker)
         return worker
 

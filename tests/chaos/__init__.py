@@ -1,0 +1,1 @@
+"""Processes die, connections break: nothing is lost, and nobody has to help."""
