@@ -124,11 +124,10 @@ async def _measure(dsn: str) -> None:
     ) as connection:
         cursor = await connection.execute(SOME_IDS.encode(), [LOOKS])
         ids = [row[0] for row in await cursor.fetchall()]
-        by_id = [_timed(reading.get_task(connection, task_id)) for task_id in ids]
-        _report("tasks by id", [await one for one in by_id])
+        times = [await _timed(reading.get_task(connection, task_id)) for task_id in ids]
+        _report("tasks by id", times)
         get = "select * from pgsched.get_task(%s)"
-        by_function = [_timed(connection.execute(get, [task_id])) for task_id in ids]
-        _report("get_task()", [await one for one in by_function])
+        _report("get_task()", [await _timed(connection.execute(get, [one])) for one in ids])
         for name, look in LOOKS_AT.items():
             _report(name, [await _timed(look(connection)) for _ in range(LOOKS)])
 

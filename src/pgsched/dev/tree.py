@@ -24,18 +24,9 @@ class Child:
         self._process = process
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def code(self) -> int | None:
         """Its exit code; negative for a signal, None while it runs."""
         return self._process.returncode
-
-    async def wait(self) -> Self:
-        """Return when it has ended."""
-        await self._process.wait()
-        return self
 
     async def lines(self) -> AsyncIterator[str]:
         """What it prints."""
@@ -85,7 +76,7 @@ class Tree:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         ends_last: bool = False,
-    ) -> Child:
+    ) -> None:
         """Run `python -m` *module*; one that *ends_last* is stopped after all others."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pgsched.leash", str(self._theirs), module, *arguments),
@@ -100,7 +91,6 @@ class Tree:
         child = Child(name, process, ends_last)
         self._children.append(child)
         self._readers.append(asyncio.create_task(self._read(child)))
-        return child
 
     async def _read(self, child: Child) -> None:
         async for line in child.lines():

@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from pgsched.db import Session
+from pgsched.db import LISTENER, Session
 from pgsched.diagnosis.asking import rows, value
 
 # Seconds in which a notification should be here.
@@ -119,9 +119,9 @@ async def listeners(session: Session) -> int:
         select count(*)
         from pg_stat_activity as a
         where a.datname = current_database()
-          and a.application_name = 'pgsched listen'
+          and a.application_name = %s
     """
-    return int(await value(session, query))
+    return int(await value(session, query, [LISTENER]))
 
 
 async def notification_queue_usage(session: Session) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -53,16 +54,17 @@ async def bloated(session: Session, more_than: int) -> list[Bloated]:
     return [Bloated._make(row) for row in await rows(session, query, [list(HOT), more_than])]
 
 
-async def settings(session: Session) -> dict[str, str]:
-    """Settings of the server that its data, or its tables, depend on."""
+async def switched_off(session: Session, settings: Sequence[str]) -> list[str]:
+    """Which of these settings of the server are off, in their order."""
     query = """
-        select s.name, s.setting
+        select s.name
         from pg_settings as s
-        where s.name in (
-          'autovacuum', 'track_counts', 'fsync', 'full_page_writes', 'synchronous_commit'
-        )
+        where s.name = any (%s)
+          and s.setting = 'off'
+        order by array_position(%s, s.name)
     """
-    return dict(row for row in await rows(session, query))
+    given = list(settings)
+    return [row[0] for row in await rows(session, query, [given, given])]
 
 
 async def tables_without_autovacuum(session: Session) -> list[str]:

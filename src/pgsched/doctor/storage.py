@@ -16,13 +16,8 @@ OLD_ID, TOO_OLD_ID = 1_000_000_000, 1_800_000_000
 # Partitions are made 30 days ahead; and dropped some time after they are past.
 AHEAD = timedelta(days=7)
 GRACE = timedelta(days=2)
-SETTINGS = {
-    "autovacuum": "on",
-    "track_counts": "on",
-    "fsync": "on",
-    "full_page_writes": "on",
-    "synchronous_commit": "on",
-}
+# What should be on.
+SETTINGS = ("autovacuum", "track_counts", "fsync", "full_page_writes", "synchronous_commit")
 
 
 async def dead_rows(session: Session) -> Finding:
@@ -44,10 +39,7 @@ async def dead_rows(session: Session) -> Finding:
 
 async def settings(session: Session) -> Finding:
     """Those of the server that tasks depend on."""
-    found = await storage.settings(session)
-    wrong = [
-        f"{name} is off" for name, good in SETTINGS.items() if good == "on" and found[name] == "off"
-    ]
+    wrong = [f"{name} is off" for name in await storage.switched_off(session, SETTINGS)]
     wrong += [
         f"autovacuum_enabled is false for {table}"
         for table in await storage.tables_without_autovacuum(session)

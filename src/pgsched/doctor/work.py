@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from urllib.parse import urlsplit
 
+from pgsched import reading
 from pgsched.db import Session
 from pgsched.diagnosis import work
 from pgsched.diagnosis.work import System
@@ -21,11 +22,9 @@ ELSEWHERE = {"workers", "schedules", "partitions"}
 async def signs(session: Session) -> list[Finding]:
     """Queues, breakers, due tasks, deadlines, failures and the outbox."""
     return [
-        Finding(name, "warning" if status == "warning" else "error", seen, advice or "")
-        if status != "ok"
-        else Finding(name, "ok", seen)
-        for name, status, seen, advice in await work.health(session)
-        if name not in ELSEWHERE
+        Finding(row["name"], row["status"], row["seen"], row["advice"] or "")
+        for row in await reading.list_rows(session, "health")
+        if row["name"] not in ELSEWHERE
     ]
 
 
