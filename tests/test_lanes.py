@@ -16,6 +16,7 @@ from pgsched.breaker import THRESHOLD, Breaker
 from pgsched.lanes import Held, Lane
 from pgsched.lease import Lease
 from pgsched.models import ClaimedTask, Completion, ExternalSystem
+from pgsched.pace import MOMENT
 from pgsched.settler import Settler
 from tests.claimed import AT, claimed
 from tests.waiting import until
@@ -150,6 +151,22 @@ async def test_no_more_requests_than_slots_are_under_way() -> None:
     assert len(scene.book.settled) == 6
     assert scene.lane.has_room
     assert scene.calls == ["room", "idle"]
+
+
+async def test_a_fast_system_has_more_at_hand_and_a_slow_one_no_more_than_it_pushes() -> None:
+    scene = Scene(slots=3)
+    pushed: list[ClaimedTask] = []
+    began = monotonic()
+    while monotonic() - began < 2 * MOMENT:
+        pushed += (some := [claimed(len(pushed) + n) for n in range(6)])
+        scene.submit(*some)
+        await scene.until_idle()
+
+    at_hand = scene.lane.room
+    await asyncio.sleep(MOMENT)
+
+    assert at_hand > 12
+    assert scene.lane.room == 6
 
 
 async def test_the_system_may_allow_fewer_and_change_its_mind() -> None:

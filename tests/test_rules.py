@@ -274,7 +274,19 @@ def test_a_file_takes_its_functions_from_the_public_before_anybody_sees_them(pat
 # The layers of src/: a module imports only from the layers above its own.
 
 LAYERS = [
-    {"build", "due", "errors", "http1", "leash", "names", "plain", "ports", "queues", "tallies"},
+    {
+        "build",
+        "due",
+        "errors",
+        "http1",
+        "leash",
+        "names",
+        "pace",
+        "plain",
+        "ports",
+        "queues",
+        "tallies",
+    },
     {"endpoint", "families", "signing", "tracing"},
     {
         "blockers",

@@ -17,6 +17,7 @@ from pgsched.complaints import Complaints
 from pgsched.errors import PgschedError
 from pgsched.lease import Lease
 from pgsched.models import ClaimedTask, ExternalSystem
+from pgsched.pace import Pace
 from pgsched.settler import Settler
 from pgsched.slots import Slots
 
@@ -28,8 +29,7 @@ SETTLE_MARGIN = 5.0
 AFTER_A_FAULT = timedelta(seconds=60)
 # What says nothing against a system.
 GOOD = frozenset({Verdict.ACCEPTED, Verdict.SUCCEEDED})
-# Tasks that a lane holds at most on account of its batches.
-MOST_HELD = 2000
+MORE_HELD = 2000  # tasks at most, beyond twice the slots
 
 
 class Held(NamedTuple):
@@ -78,8 +78,8 @@ class Lane:
         self._buffer: deque[Held] = deque()
         self.under_way = 0
         self._slots = Slots(self._push_next, lambda: bool(self._buffer))
-        self._takes_batches = True
-        self._is_closed = False
+        self._pace = Pace()
+        self._takes_batches, self._is_closed = True, False
         self._complaints = Complaints()
         self._adopt(system)
 
@@ -90,20 +90,26 @@ class Lane:
         return len(self._buffer) + self.under_way
 
     @property
+    def _capacity(self) -> int:
+        """As many wait as are under way, and as many more as go in a moment, or in batches."""
+        more = max(self._for_batches, self._pace.in_a_moment)
+        return 2 * self._slots.limit + min(more, MORE_HELD)
+
+    @property
     def has_room(self) -> bool:
         """Whether a claim is worth it."""
         return 4 * self.room >= self._capacity
 
     @property
     def room(self) -> int:
-        """How many tasks can be taken on: as many wait as are pushed."""
+        """How many tasks can be taken on."""
         return max(self._capacity - self.held, 0)
 
     def _adopt(self, system: ExternalSystem) -> None:
         self.system = system
         limit = self._slots.limit = system.max_in_flight or self._most_slots
         self._batch_size = system.batch_size if self._takes_batches else 1
-        self._capacity = max(2 * limit, min(2 * limit * self._batch_size, MOST_HELD))
+        self._for_batches = 2 * limit * (self._batch_size - 1)
 
     def _note_change(self) -> None:
         if self.is_waited_for and self.has_room:
@@ -164,6 +170,7 @@ class Lane:
                 self._settler.settle(held.task, Outcome(Verdict.DEFERRED, reason, AFTER_A_FAULT))
         finally:
             self.under_way -= len(batch)
+            self._pace.note(len(batch))
             self._note_change()
 
     def _next(self) -> list[Held]:

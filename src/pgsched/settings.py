@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
         description="Requests under way at the same time to each external system that has no"
-        " `max_in_flight`; as many tasks again wait in the worker.",
+        " `max_in_flight`; as many tasks again wait in the worker, and more if they go fast.",
     )
     queues: Annotated[list[str] | None, NoDecode, BeforeValidator(_names)] = Field(
         None,
