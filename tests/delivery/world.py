@@ -153,9 +153,14 @@ class World:
         self.terms = Terms(habits.completion, habits.silence)
         self.tasks: list[str] = []
         self.ledger: dict[str, Any] = {}
-        self._db = db
+        self.db = db
         self._start = start
         self._url = url
+
+    def use(self, db: Connection) -> None:
+        """Look at the database through another connection, the first having broken."""
+        self.db.close()
+        self.db = db
 
     def start_worker(self) -> Process:
         worker = self._start("pgsched", "worker")
@@ -163,44 +168,49 @@ class World:
         return worker
 
     def kill_while_it_holds_tasks(self, worker: Process) -> None:
-        self._stop_while_it_holds_tasks(worker)
+        assert self.stop_at_work(worker)
         worker.kill()
 
     def stop_for_longer_than_its_lease(self, worker: Process) -> None:
         """Let it sleep until others have all that it held; then it wakes up, and goes on."""
-        self._stop_while_it_holds_tasks(worker)
-        eventually(lambda: not self._holds_tasks(worker))
+        assert self.stop_at_work(worker)
+        self.wake_without_its_tasks(worker)
+
+    def stop_at_work(self, worker: Process, seconds: float = 30.0) -> bool:
+        """Stop it while it holds tasks, or, after *seconds*, in any case; whether it does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            worker.process.send_signal(signal.SIGSTOP)
+            if self.holds_tasks(worker):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            worker.process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+
+    def wake_without_its_tasks(self, worker: Process) -> None:
+        eventually(lambda: not self.holds_tasks(worker))
         worker.process.send_signal(signal.SIGCONT)
 
-    def _stop_while_it_holds_tasks(self, worker: Process) -> None:
-        def stopped() -> bool:
-            worker.process.send_signal(signal.SIGSTOP)
-            if self._holds_tasks(worker):
-                return True
-            worker.process.send_signal(signal.SIGCONT)
-            return False
-
-        eventually(stopped)
-
-    def _holds_tasks(self, worker: Process) -> bool:
+    def holds_tasks(self, worker: Process) -> bool:
         worker_id = worker.says(r"worker ready worker_id=(\S+)")
         query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
-        return self._db.execute(query, [worker_id]).fetchone() is not None
+        return self.db.execute(query, [worker_id]).fetchone() is not None
 
     def break_connections(self) -> None:
         """All that workers and API have to the database, in the midst of whatever they do."""
-        self._db.execute(
+        self.db.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name like 'pgsched%' and datname = current_database()"
         )
 
     def schedule(self, count: int) -> None:
         first = len(self.tasks) + 1
-        rows = self._db.execute(SCHEDULE, [first, first + count - 1]).fetchall()
+        rows = self.db.execute(SCHEDULE, [first, first + count - 1]).fetchall()
         self.tasks += [row[0] for row in rows]
 
     def unfinished(self) -> int:
-        row = self._db.execute("select count(*) from pgsched.scheduled_tasks").fetchone()
+        row = self.db.execute("select count(*) from pgsched.scheduled_tasks").fetchone()
         assert row is not None
         return int(row[0])
 
@@ -215,12 +225,12 @@ class World:
         while (left := self.unfinished()) > count:
             assert time.monotonic() < deadline, f"{left} tasks have not ended: {self._left()}"
             if left < len(self.tasks) / 50:
-                self._db.execute(HURRY)
+                self.db.execute(HURRY)
             time.sleep(0.2)
 
     def _left(self) -> list[Any]:
         query = f"{TASKS} where finished_at is null limit 5"
-        return self._db.execute(query.encode()).fetchall()
+        return self.db.execute(query.encode()).fetchall()
 
     def read_ledger(self) -> None:
         """What the receiver has written down so far."""
@@ -239,7 +249,7 @@ class World:
         evidence: list[Any] = [Delivery(*fields) for fields in self.ledger["deliveries"]]
         evidence += [Report(*fields) for fields in self.ledger["reports"]]
         for query, kind in ((TASKS, Task), (CLAIMS, Claim), (ENDS, End), (EVENTS, Event)):
-            evidence += [kind(*row) for row in self._db.execute(query.encode())]
+            evidence += [kind(*row) for row in self.db.execute(query.encode())]
         return gather(self.tasks, evidence)
 
 
