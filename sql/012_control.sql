@@ -251,18 +251,23 @@ as $$
 declare
   v_task pgsched.task_instances;
 begin
-  delete from pgsched.task_instances as i
-  where i.id = p_task_id
-    and i.finished_at >= pgsched.earliest_end(array[p_task_id])
-    and i.status <> 'SUCCESS'
-  returning i.* into v_task;
+  -- Twice: it may have ended while it was waited for.
+  for v_look in 1..2 loop
+    delete from pgsched.task_instances as i
+    where i.id = p_task_id
+      and i.finished_at >= pgsched.earliest_end(array[p_task_id])
+      and i.status <> 'SUCCESS'
+    returning i.* into v_task;
 
-  if v_task.id is null then
+    exit when found;
+
     if pgsched.lock_task(p_task_id) then
       raise exception sqlstate 'PS409' using
         message = format('task %s is not finished; only FAILED and CANCELLED tasks can be retried', p_task_id);
     end if;
+  end loop;
 
+  if v_task.id is null then
     perform pgsched.refuse_unless_recorded(p_task_id, 'retried');
   end if;
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.sql.sched import HOUR, Sched, settlement
+from tests.sql.sched import HOUR, Background, Sched, settlement
 
 OUTCOMES = ["ACCEPTED", "DEFERRED", "RELEASED", "RETRY", "RETRY_SAME", "RETRY_LAPSED", "REFUSED"]
 
@@ -232,6 +232,21 @@ def test_a_retry_gives_up_the_record_that_another_retries(sched: Sched, stranger
         sched.conn.execute("alter function pgsched.retry_task reset lock_timeout")
 
     assert refused.value.sqlstate == "PS409"
+
+
+def test_a_retry_takes_the_task_that_ended_while_it_was_waited_for(
+    sched: Sched, another: Sched
+) -> None:
+    task_id = sched.schedule()
+    sched.claim_one()
+    sched.conn.execute("begin")
+    sched.call("cancel_task", task_id)
+    retry = Background(another.conn, lambda: another.call("retry_task", task_id))
+    retry.wait_until_blocked(sched)
+    sched.conn.execute("commit")
+
+    assert retry.result() == "PENDING"
+    assert sched.status(task_id) == "PENDING"
 
 
 @pytest.mark.parametrize("ends_by", ["settle", "report"])
