@@ -151,7 +151,7 @@ begin
   where s.outcome in ('DEFERRED', 'RELEASED', 'REFUSED');
 
   if v_ended is not null then
-    perform pgsched.tell_of_cancelled(v_ended, v_now);
+    v_waiting := v_waiting || pgsched.tell_of_cancelled(v_ended, v_now);
   end if;
 
   perform pgsched.accept_tasks(v_apply, v_now);

@@ -72,26 +72,50 @@ comment on function pgsched.tell_statuses(pgsched.status_news[], timestamptz) is
   'Write what the external systems are to be told of unfinished, locked tasks, if they have heard of them and want to know.';
 
 -- A push was under way while its task was cancelled, and has been accepted
--- after the executor was told.  No push takes a day.
+-- after the executor was told.  No push takes a day.  A task that another
+-- session has locked is being retried: to tell of its end now would be to tell
+-- of it after the retry.
 create function pgsched.tell_of_cancelled(p_task_ids uuid[], p_now timestamptz)
-  returns void
+  returns uuid[]
   language plpgsql
   set enable_seqscan = off
   set enable_bitmapscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_cancelled uuid[];
+  v_ids       uuid[];
 begin
+  -- By their ids, which the planner must not take for the lesser choice.
+  v_cancelled := array(
+    select r.id
+    from (
+      select i.id, i.status, i.finished_at
+      from pgsched.task_instances as i
+      where i.id = any (p_task_ids)
+        and i.finished_at > p_now - interval '1 day'
+      offset 0
+    ) as r
+    where r.status = 'CANCELLED'
+  );
+  v_ids := array(
+    select i.id
+    from pgsched.task_instances as i
+    where i.id = any (v_cancelled)
+      and i.finished_at > p_now - interval '1 day'
+    for key share skip locked
+  );
+
   insert into pgsched.status_pushes (
     task_id, queue, definition_id, trace_id, scheduled_time, status, attempt, error_msg, created_at, due_at
   )
   select
     i.id, i.queue, i.definition_id, i.trace_id, i.scheduled_time, i.status, i.attempt, i.error_msg, p_now, p_now
   from (
-    -- By their ids, which the planner must not take for the lesser choice.
     select r.*
     from pgsched.task_instances as r
-    where r.id = any (p_task_ids)
+    where r.id = any (v_ids)
       and r.finished_at > p_now - interval '1 day'
     offset 0
   ) as i
@@ -99,17 +123,18 @@ begin
     on q.name = i.queue
   join pgsched.external_systems as s
     on s.name = q.external_system
-  where i.status = 'CANCELLED'
-    and (i.status = any (s.push_statuses) or (s.push_statuses is null and s.completion = 'callback'));
+  where i.status = any (s.push_statuses) or (s.push_statuses is null and s.completion = 'callback');
 
   if found then
     perform pgsched.wake();
   end if;
+
+  return array(select u.id from unnest(v_cancelled) as u (id) where u.id <> all (v_ids));
 end;
 $$;
 
 comment on function pgsched.tell_of_cancelled(uuid[], timestamptz) is
-  'Tell the external systems again of those of these tasks that the record has as CANCELLED.';
+  'Tell the external systems again of those of these tasks that the record has as CANCELLED.  Returns those of them that another session has locked.';
 
 -- Send -------------------------------------------------------------------
 

@@ -249,6 +249,22 @@ def test_a_retry_takes_the_task_that_ended_while_it_was_waited_for(
     assert sched.status(task_id) == "PENDING"
 
 
+def test_the_end_of_a_task_that_is_being_retried_is_not_told_after_its_retry(
+    sched: Sched, stranger: Sched
+) -> None:
+    task_id = sched.schedule()
+    claimed = sched.claim_one()
+    sched.call("cancel_task", task_id)
+    stranger.conn.execute("begin")
+    stranger.call("retry_task", task_id)
+
+    assert sched.settle(claimed) == "LOCKED"
+
+    stranger.conn.execute("commit")
+    assert sched.settle(claimed) == "STALE"
+    assert sched.says(task_id) == ["CANCELLED 1", "PENDING 2"]
+
+
 @pytest.mark.parametrize("ends_by", ["settle", "report"])
 def test_a_dependent_that_is_being_retried_is_not_waited_for(
     sched: Sched, stranger: Sched, ends_by: str
