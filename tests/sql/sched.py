@@ -289,9 +289,15 @@ class Background:
             self._error = exc
 
     def wait_until_blocked(self, observer: Sched) -> None:
+        assert self.is_blocked(observer), "it was never blocked"
+
+    def is_blocked(self, observer: Sched) -> bool:
+        """Whether it has met a lock; false when it has come back."""
         query = "select cardinality(pg_blocking_pids(%s)) > 0"
-        while not observer.value(query, self._pid):
-            assert self._thread.is_alive(), "it was never blocked"
+        while self._thread.is_alive():
+            if observer.value(query, self._pid):
+                return True
+        return False
 
     def result(self) -> Any:
         self._thread.join(30)
