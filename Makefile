@@ -71,6 +71,10 @@ test-matrix: $(READY) ## Run the tests on Postgres 15, 16, 17 and 18; what is no
 chaos: $(READY) ## Kill a worker at each point on the way of a task
 	$(RUN) -m pytest -q -n auto -m chaos tests/chaos
 
+.PHONY: model
+model: $(READY) ## Hold 1,000 stories of tasks against a model of their states
+	PGSCHED_TEST_MODEL_EXAMPLES=1000 $(RUN) -m pytest -q tests/sql/test_model.py
+
 .PHONY: chronos
 chronos: $(READY) ## Let ten random years of schedules go by under a fake clock
 	PGSCHED_TEST_CHRONOS_SEEDS=10 $(RUN) -m pytest -q -n auto tests/chronos/test_year.py
