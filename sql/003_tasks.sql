@@ -229,7 +229,7 @@ comment on column pgsched.task_events.id is 'UUIDv7.';
 comment on column pgsched.task_events.at is 'When; the partition key.';
 comment on column pgsched.task_events.task_id is 'Which task.';
 comment on column pgsched.task_events.event is
-  'RETRY, DEFERRED, RELEASED, REFUSED, LOST, DEADLINE_PASSED, SETTLE_REFUSED, REPORT_REFUSED, CANCELLED, OPERATOR_RETRY, LOOP_STOPPED';
+  'RETRY, DEFERRED, RELEASED, REFUSED, LOST, SETTLE_REFUSED, REPORT_REFUSED, CANCELLED, OPERATOR_RETRY, LOOP_STOPPED';
 comment on column pgsched.task_events.attempt is 'The attempt it is about.';
 comment on column pgsched.task_events.delivery_count is 'The delivery it is about.';
 comment on column pgsched.task_events.message is 'What happened, in words; of an answer up to 2 KiB.';
