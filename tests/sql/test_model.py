@@ -31,7 +31,7 @@ from tests.restoring import restore_tables
 from tests.sql.model import Definition, Delivery, Loop, Model, Queue, Report, Settlement, Task
 from tests.sql.sched import HOUR, MINUTE, SECOND, START, Sched, restart_clock
 
-EXAMPLES = 40
+EXAMPLES = 50
 LENGTH = 50
 ASKED = int(os.environ.get("PGSCHED_TEST_MODEL_EXAMPLES", EXAMPLES))
 
@@ -45,7 +45,12 @@ OUTCOMES = [
     *("ACCEPTED", "ACCEPTED", "DEFERRED", "DEFERRED", "RELEASED"),
     *("RETRY", "RETRY_SAME", "RETRY_LAPSED", "RETRY_LAPSED", "REFUSED"),
 ]
-ACTS = ["cancel_task", "retry_task", "retry_task", "stop_loop"]
+ACTS = ["cancel_task", "retry_task", "retry_task", "retry_task", "stop_loop"]
+FITS: dict[str, Callable[[Task], bool]] = {
+    "cancel_task": lambda task: not task.is_finished,
+    "retry_task": lambda task: task.status in ("FAILED", "CANCELLED"),
+    "stop_loop": lambda task: task.loop is not None,
+}
 TIMES = [SECOND, 12 * SECOND, 31 * SECOND, 31 * SECOND, 61 * SECOND, 11 * MINUTE, 25 * HOUR]
 REPORTS = ["RUNNING", "RUNNING", "SUCCESS", "SUCCESS", "FAILED", "FAILED", "CANCELLED"]
 
@@ -80,6 +85,7 @@ statuses = st.sampled_from(REPORTS)
 # How far from the current attempt; None: not named.
 attempts = st.sampled_from([0, 0, None, -1, -1, -2, 1])
 settled = st.lists(st.tuples(back, outcomes), max_size=3)
+again = st.none() | outcomes  # what is said of the first of them after that
 reported = st.lists(st.tuples(back, statuses, attempts, seldom), max_size=2)
 definitions = st.sampled_from(DEFINITIONS)
 
@@ -91,10 +97,10 @@ STEPS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
         {"back": back, "limit": st.integers(1, 3), "settled": settled, "reported": reported},
     ),
     (2, "claim", {"back": back, "limit": st.integers(1, 4), "queues": queues, "is_alive": mostly}),
-    (3, "settle", {"given": settled, "delay": st.sampled_from([0, 0, 20])}),
+    (3, "settle", {"given": settled, "delay": st.sampled_from([0, 0, 20]), "again": again}),
     (3, "report_statuses", {"given": reported}),
     (1, "report_status", {"given": st.tuples(back, statuses, attempts, seldom)}),
-    (3, "operate", {"back": back, "act": st.sampled_from(ACTS)}),
+    (3, "operate", {"back": back, "act": st.sampled_from(ACTS), "is_fitting": mostly}),
     (3, "pass_by", {"by": st.sampled_from(TIMES), "dead": st.sets(back, max_size=2), "back": back}),
     (2, "turn_to_what_is_next", {}),
     (1, "goodbye", {"back": back}),
@@ -106,7 +112,7 @@ STEPS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
             "definition": definitions,
             "queue": st.sampled_from(["default", "narrow"]),
             "priority": st.integers(-1, 1),
-            "delay": st.sampled_from([0, 0, 5]),
+            "delay": st.sampled_from([0, 0, 90]),
             "after": st.lists(back, max_size=2),
         },
     ),
@@ -259,15 +265,17 @@ class Story(RuleBasedStateMachine):
     def work(self, back: int, limit: int, settled: list[Settled], reported: list[Reported]) -> None:
         """What most tasks go through, and some that were delivered earlier."""
         self.claim_what_is_next(back, limit)
-        self.settle(settled, 0)
+        self.settle(settled, 0, None)
         self.report_statuses(reported)
 
-    def settle(self, given: list[Settled], delay: int) -> None:
+    def settle(self, given: list[Settled], delay: int, again: str | None) -> None:
         """Whatever is picked was delivered once, and may be anybody's by now."""
         if not given or not self.deliveries:
             return
         chosen = {self.pick(self.deliveries, n): outcome for n, outcome in given}
         self.settle_all([Settlement(d, o, delay * SECOND) for d, o in chosen.items()])
+        if again:
+            self.settle_all([Settlement(next(iter(chosen)), again)])
 
     def settle_all(self, settlements: list[Settlement]) -> None:
         sent = [
@@ -320,8 +328,9 @@ class Story(RuleBasedStateMachine):
 
     # Operators act, and time passes
 
-    def operate(self, back: int, act: str) -> None:
-        task_id = self.pick(self.ids, back)
+    def operate(self, back: int, act: str, is_fitting: bool) -> None:
+        fitting = [i for i in self.ids if is_fitting and FITS[act](self.model.tasks[i])]
+        task_id = self.pick(fitting or self.ids, back)
         expected = {
             "cancel_task": self.model.cancel,
             "retry_task": self.model.retry,
