@@ -359,6 +359,19 @@ def test_to_stop_a_loop_lets_a_claimed_round_end_as_the_last(
     assert statuses(sched) == [end]
 
 
+def test_to_stop_a_loop_leaves_alone_a_round_of_before_that_is_retried(sched: Sched) -> None:
+    sched.define(max_retries=0)
+    first = sched.loop(max_rounds=2, schedule_config={"on_failure": "continue"})
+    sched.run(first, status="FAILED")
+    sched.clock(HOUR)
+    sched.run()
+    sched.call("retry_task", first)
+
+    assert sched.call("stop_loop", first) is None  # that has ended
+
+    assert sched.status(first) == "PENDING"
+
+
 def test_a_stopped_round_that_is_retried_is_still_the_last(sched: Sched) -> None:
     first = sched.loop()
     claimed = sched.claim_one()
