@@ -22,12 +22,12 @@ def clocked_dsn(pgsched_db: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(clocked_dsn: str) -> Iterator[Callable[[], Sched]]:
+def connect(clocked_dsn: str, pooled: Callable[[str], str]) -> Iterator[Callable[[], Sched]]:
     """Open as many sessions as the test needs; they are closed when it ends."""
     opened: list[Sched] = []
 
     def connect() -> Sched:
-        opened.append(open_sched(clocked_dsn))
+        opened.append(open_sched(pooled(clocked_dsn)))
         return opened[-1]
 
     yield connect

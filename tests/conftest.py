@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from pgsched.devdb import DevServer, state_dir
 from tests.restoring import drop_partitions_ahead, restore_tables, shared_database
 from tests.roles import make_logins, make_owner
 
-pytest_plugins = ["tests.clocked", "tests.commanding", "tests.working"]
+pytest_plugins = ["tests.clocked", "tests.commanding", "tests.pooled", "tests.working"]
 
 SQL = Path(__file__).parents[1] / "sql"
 
@@ -115,7 +115,7 @@ def shared_dsn(pgsched_db: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def dsn(request: pytest.FixtureRequest) -> str:
+def dsn(request: pytest.FixtureRequest, pooled: Callable[[str], str]) -> str:
     """
     A database as good as new, for code that makes its own connections.
 
@@ -127,12 +127,13 @@ def dsn(request: pytest.FixtureRequest) -> str:
         shared: str = request.getfixturevalue("shared_dsn")
         with psycopg.connect(shared, autocommit=True) as conn:
             restore_tables(conn)
-        return shared
+        return pooled(shared)
     info = request.getfixturevalue("postgresql").info
-    return make_conninfo(
+    own_dsn = make_conninfo(
         host=info.host,
         port=info.port,
         user=info.user,
         password=info.password or None,
         dbname=info.dbname,
     )
+    return pooled(own_dsn)

@@ -328,6 +328,7 @@ LAYERS = [
         "reports",
         "words",
     },
+    {"pooler"},
     {
         "bulk",
         "census",
@@ -415,6 +416,7 @@ SPEAKS_SQL = {
     "devcatalog.py",
     "ledger.py",
     "migrator.py",
+    "pooler.py",
     "preflight.py",
     "listener.py",
     "demo/__main__.py",

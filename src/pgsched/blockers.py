@@ -61,7 +61,11 @@ class Watch:
         with (
             suppress(psycopg.Error),
             psycopg.connect(
-                self._dsn, autocommit=True, connect_timeout=5, application_name="pgsched"
+                self._dsn,
+                autocommit=True,
+                prepare_threshold=None,
+                connect_timeout=5,
+                application_name="pgsched",
             ) as connection,
         ):
             while not self._is_over.wait(EVERY):

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from pgsched.db import Connection, report_statuses, translated
+from pgsched.db import SESSION_OPTIONS, Connection, report_statuses, translated
 from pgsched.due import DueBackfill, DueGap, DueSchedule, NewFailure
 from pgsched.errors import Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
@@ -82,8 +82,7 @@ class Database:
         kwargs: dict[str, Any] = {
             "autocommit": True,
             "application_name": "pgsched",
-            # Views look costly to the planner, and compiling them takes a hundred times their run.
-            "options": "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c jit=off",
+            "options": SESSION_OPTIONS,
             "client_encoding": "utf8",
             "connect_timeout": 5,
             "keepalives_idle": 10,

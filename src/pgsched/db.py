@@ -28,7 +28,14 @@ from pgsched.models import Json, ReportAnswer
 Row = TypeVar("Row")
 # The application_name of a worker's session that listens, by which others know it.
 LISTENER = "pgsched listen"
+# Views look costly to the planner, and compiling them takes a hundred times their run.
+SESSION_OPTIONS = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c jit=off"
 Connection = psycopg.AsyncConnection[TupleRow]
+# What comes of a statement that was prepared in a session which a pooler gave to others.
+_NOT_PREPARED = (
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.DuplicatePreparedStatement,
+)
 # What a caller hands us: a psycopg connection, or a SQLAlchemy AsyncSession on psycopg.
 Session = Any
 
@@ -42,6 +49,12 @@ def translated() -> Iterator[None]:
         raise Unavailable(f"no connection to the database: {exc}") from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:  # a primary that is one no more
         raise Unavailable(f"the database is read-only: {exc.diag.message_primary}") from exc
+    except _NOT_PREPARED as exc:
+        raise Unavailable(
+            f"the session is another one than before ({exc.diag.message_primary}), as behind"
+            " PgBouncer in transaction mode: set PGSCHED_POLL_ONLY=true, or prepare_threshold=None"
+            " of a connection of your own"
+        ) from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Unavailable(f"the database cannot be reached: {exc}".strip()) from exc
     except psycopg.DataError as exc:

@@ -57,7 +57,11 @@ def migrate(
     """
     files = migrations() if files is None else files
     with psycopg.connect(
-        dsn, autocommit=True, connect_timeout=10, application_name=APPLICATION
+        dsn,
+        autocommit=True,
+        prepare_threshold=None,
+        connect_timeout=10,
+        application_name=APPLICATION,
     ) as connection:
         preflight.prepare(connection, say)
         check(connection, files)
@@ -183,7 +187,9 @@ def require_current(dsn: str) -> None:
     Raises:
         MigrationError: It is missing, behind, or too new.
     """
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(
+        dsn, autocommit=True, prepare_threshold=None, connect_timeout=10
+    ) as connection:
         check(connection)
         missing = [str(m) for m in pending(connection)]
     if len(missing) == len(migrations()):

@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from pgsched.db import Connection
+from pgsched import pooler
+from pgsched.db import SESSION_OPTIONS, Connection
 from pgsched.errors import Unavailable
 
 # Seconds to connect: somebody waits at a terminal.
@@ -36,11 +37,13 @@ async def visit(
     if is_pooled:
         kwargs["prepare_threshold"] = None
     else:
-        kwargs["options"] = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c jit=off"
+        kwargs["options"] = SESSION_OPTIONS
     try:
         connection = await psycopg.AsyncConnection.connect(dsn, autocommit=autocommit, **kwargs)
     except psycopg.OperationalError as exc:
         reason = " ".join(str(exc).split())
+        if pooler.refuses_options(reason):
+            reason = f"{reason}. Behind PgBouncer in transaction mode: {pooler.ADVICE}"
         raise Unavailable(f"no connection to the database: {reason}") from exc
     async with connection:
         yield connection

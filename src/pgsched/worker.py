@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from pgsched import migrator
+from pgsched import migrator, pooler
 from pgsched.backfiller import Backfiller
 from pgsched.build import version
 from pgsched.clients import Handler, HandlerClient
@@ -172,18 +172,21 @@ def is_refusal(reason: str) -> bool:
     return bool(re.search(r"FATAL:.*(authentication|password|does not exist|pg_hba)", reason))
 
 
-async def wait_for_database(dsn: str) -> None:
+async def wait_for_database(dsn: str, is_pooled: bool = False) -> None:
     """
     Wait until the database answers and has the schema of this version.
 
     Raises:
-        ConfigError: It answers, and refuses the user, the password or the database.
+        ConfigError: It answers, and refuses the user, the password or the database; or
+            sessions are not our own, unless *is_pooled* says so.
         MigrationError: It answers, and the schema is missing, behind, or too new.
     """
     delay = 0.5
     while True:
         try:
             await asyncio.to_thread(migrator.require_current, dsn)
+            if not is_pooled:
+                await pooler.refuse(dsn)
         except psycopg.OperationalError as exc:
             reason = str(exc).strip().partition("\n")[0]
             if is_refusal(reason):
@@ -209,7 +212,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    waiting = asyncio.create_task(wait_for_database(settings.database_url))
+    waiting = asyncio.create_task(wait_for_database(settings.database_url, settings.poll_only))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()

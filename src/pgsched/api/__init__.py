@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from pgsched import pooler
 from pgsched.arguments import explain
 from pgsched.errors import ConfigError, PgschedError, Unavailable
 from pgsched.settings import Settings, secrets_of
@@ -49,6 +50,8 @@ TELEMETRY: Any = {
     "logs": False,
     "exclude": lambda scope: not scope["path"].startswith("/api/"),
 }
+# Seconds after which it is tried again to see how the database is reached.
+LOOK_AGAIN = 5.0
 CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
 
 
@@ -135,7 +138,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     Serve until *stop* is set, then let the requests under way end.
 
     Raises:
-        ConfigError: The address cannot be had, or wants a key.
+        ConfigError: The address cannot be had, or wants a key; or sessions of the database
+            are not our own, and `poll_only` does not say so.
     """
     require_key_unless_loopback(settings)
     listener = _listen(settings.api_host, settings.api_port)
@@ -154,6 +158,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         server.should_exit = True
 
     stopping = asyncio.create_task(stop_server())
+    looking = asyncio.create_task(_look_for_pooler(settings, stop))
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     log.info("API listening", extra={"url": url})
@@ -161,7 +166,24 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await server.serve(sockets=[listener])
     finally:
         stopping.cancel()
+        looking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await looking
     log.info("API stopped")
+
+
+async def _look_for_pooler(settings: Settings, stop: asyncio.Event) -> None:
+    """Beside the server, which starts without a database as well."""
+    is_seen = settings.poll_only
+    while not is_seen:
+        try:
+            await pooler.refuse(settings.database_url)
+            is_seen = True
+        except psycopg.Error:
+            await asyncio.sleep(LOOK_AGAIN)
+        except ConfigError:
+            stop.set()
+            raise
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -69,7 +69,9 @@ def _look(dsn: str, *, status: bool, check: bool, as_json: bool) -> None:
     entries: list[ledger.Entry] = []
     faults: list[str] = []
     notes: list[str] = []
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(
+        dsn, autocommit=True, prepare_threshold=None, connect_timeout=10
+    ) as connection:
         if status:
             entries = ledger.entries(ledger.read(connection), migrations.migrations())
         if check:

@@ -63,7 +63,7 @@ async def definitions(dsn: str, _: Session) -> Finding:
 
 
 def _inspect(dsn: str) -> tuple[list[str], list[str]]:
-    with psycopg.connect(dsn, application_name="pgsched") as connection:
+    with psycopg.connect(dsn, prepare_threshold=None, application_name="pgsched") as connection:
         return drift.inspect(connection)
 
 
