@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import orjson
-import psycopg
 from psycopg.adapt import Buffer, Loader
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -17,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgsched.db import SESSION_OPTIONS, Connection, report_statuses, translated
 from pgsched.due import DueBackfill, DueGap, DueSchedule, NewFailure
-from pgsched.errors import Unavailable
+from pgsched.errors import ReadOnly, Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
 from pgsched.news import StatusPush
 
@@ -113,13 +112,13 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        with translated():
-            async with self._pool.connection() as connection:
-                try:
+        try:
+            with translated():
+                async with self._pool.connection() as connection:
                     yield connection
-                except psycopg.errors.ReadOnlySqlTransaction:
-                    await connection.close()  # the pool would keep it
-                    raise
+        except ReadOnly:
+            await self._pool.drain()  # it would keep them; the primary is another one now
+            raise
 
     async def _rows(self, query: str, given: Sequence[object] = ()) -> list[TupleRow]:
         try:

@@ -22,7 +22,7 @@ from psycopg.rows import AsyncRowFactory, TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
-from pgsched.errors import BY_SQLSTATE, Invalid, Unavailable
+from pgsched.errors import BY_SQLSTATE, Invalid, ReadOnly, Unavailable
 from pgsched.models import Json, ReportAnswer
 
 Row = TypeVar("Row")
@@ -48,7 +48,7 @@ def translated() -> Iterator[None]:
     except PoolTimeout as exc:
         raise Unavailable(f"no connection to the database: {exc}") from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:  # a primary that is one no more
-        raise Unavailable(f"the database is read-only: {exc.diag.message_primary}") from exc
+        raise ReadOnly(f"the database is read-only: {exc.diag.message_primary}") from exc
     except _NOT_PREPARED as exc:
         raise Unavailable(
             f"the session is another one than before ({exc.diag.message_primary}), as behind"
@@ -143,6 +143,18 @@ def dumps(value: object) -> bytes:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise Invalid(f"not JSON: {exc}") from exc
+
+
+async def require_primary(session: Session) -> None:
+    """
+    Make sure that the database takes writes.
+
+    Raises:
+        ReadOnly: It does not.
+    """
+    query = "select current_setting('transaction_read_only')::boolean"
+    if (await fetch(session, query, (), tuple_row))[0][0]:
+        raise ReadOnly("the database is read-only")
 
 
 async def schedule_many(session: Session, tasks: bytes) -> list[str]:

@@ -7,6 +7,7 @@ What can go wrong, as one small tree.
     ├── Invalid              PS422   the input is wrong; the message names the field
     ├── Forbidden            42501   not yours, or the role lacks the right
     ├── Unavailable                  the database cannot be reached just now
+    │   └── ReadOnly     25006       it takes no writes: a primary that is one no more
     ├── ConfigError                  a setting is missing or wrong
     └── MigrationError               the schema is not what this version needs
 
@@ -49,6 +50,10 @@ class Forbidden(PgschedError):
 
 class Unavailable(PgschedError):
     """The database cannot be reached just now; the same call may work later."""
+
+
+class ReadOnly(Unavailable):
+    """The database takes no writes; another one may be the primary now."""
 
 
 class ConfigError(PgschedError):

@@ -66,9 +66,11 @@ class Listener:
                         await self._check(connection)
 
     async def _check(self, connection: psycopg.AsyncConnection) -> None:
-        cursor = await connection.execute("select pg_listening_channels()")
-        if (CHANNEL,) not in await cursor.fetchall():
-            raise psycopg.OperationalError("the server does not listen any more")
+        cursor = await connection.execute(
+            "select pg_listening_channels(), current_setting('transaction_read_only')"
+        )
+        if (CHANNEL, "off") not in await cursor.fetchall():
+            raise psycopg.OperationalError("the server does not listen, or is no primary, any more")
 
     def _wake(self) -> None:
         self.wake_count += 1

@@ -16,7 +16,7 @@ from pgsched.api.metrics import ApiMetrics
 from pgsched.control import ScheduleControl
 from pgsched.database import Database
 from pgsched.db import Connection
-from pgsched.errors import Unavailable
+from pgsched.errors import ReadOnly, Unavailable
 from pgsched.lifecycle import LifecycleService
 from pgsched.loops import Trouble
 from pgsched.models import Json, ReportAnswer
@@ -82,6 +82,9 @@ class Services:
         try:
             async with self.connection() as connection, asyncio.timeout(CONNECTION_WAIT):
                 ledger = await reading.list_rows(connection, "schema_migrations")
+                await db.require_primary(connection)
+        except ReadOnly:
+            return "the database is read-only"
         except (Unavailable, TimeoutError):
             return "the database cannot be reached"
         except psycopg.ProgrammingError:
