@@ -276,6 +276,7 @@ def test_a_file_takes_its_functions_from_the_public_before_anybody_sees_them(pat
 LAYERS = [
     {
         "build",
+        "clock",
         "due",
         "errors",
         "http1",

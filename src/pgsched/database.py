@@ -23,6 +23,8 @@ from pgsched.news import StatusPush
 CHANNEL = "pgsched"
 # No call takes so long, in seconds, unless nobody answers.
 CALL_TIMEOUT = 30.0
+# So long before a claim lies the time that comes with it.
+HORIZON = timedelta(milliseconds=100)
 
 
 def _columns(model: type[NamedTuple], alias: str) -> str:
@@ -32,7 +34,7 @@ def _columns(model: type[NamedTuple], alias: str) -> str:
 
 _CLAIM = f"""
     select h.horizon, {_columns(ClaimedTask, "c")}
-    from (select pgsched.now() - interval '100 milliseconds' as horizon) as h
+    from (select pgsched.now() - interval '{HORIZON.total_seconds()} seconds' as horizon) as h
     left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
 """  # noqa: S608
 _TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608

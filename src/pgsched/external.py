@@ -9,6 +9,7 @@ import httpx
 
 from pgsched.answers import Answer
 from pgsched.batches import BatchAnswer, answers_of
+from pgsched.clock import Now, here
 from pgsched.messages import Messages
 from pgsched.models import ClaimedTask, ExternalSystem
 from pgsched.news import StatusPush, batch_of, message_of
@@ -39,14 +40,16 @@ class ExternalSystemClient:
         transport: httpx.AsyncBaseTransport,
         public_url: str | None,
         callback_secrets: Sequence[bytes] = (),
+        now: Now = here,
     ) -> None:
         """
         Args:
             public_url: Where the receiver reports to; None: pushes carry no callback_url.
             callback_secrets: The first makes the callback_token; without one it is null.
+            now: What time a push carries.
         """
-        self._poster = Poster(transport)
-        self._messages = Messages(public_url, callback_secrets)
+        self._poster = Poster(transport, now)
+        self._messages = Messages(public_url, callback_secrets, now)
 
     def push_task_status(self, system: ExternalSystem, task: ClaimedTask) -> Answering:
         """

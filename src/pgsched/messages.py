@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import uuid4
 
 import orjson
 
+from pgsched.clock import Now, here
 from pgsched.models import ClaimedTask
 from pgsched.signing import callback_token
 
@@ -28,12 +28,16 @@ class Message(NamedTuple):
 class Messages:
     """Makes messages of tasks."""
 
-    def __init__(self, public_url: str | None, callback_secrets: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, public_url: str | None, callback_secrets: Sequence[bytes] = (), now: Now = here
+    ) -> None:
         """
         Args:
             public_url: Where the receiver reports to; None: pushes carry no callback_url.
             callback_secrets: The first makes the callback_token; without one it is null.
+            now: What time they carry.
         """
+        self._now = now
         self._public_url = public_url.rstrip("/") if public_url else None
         self._callback_secrets = callback_secrets
 
@@ -65,7 +69,7 @@ class Messages:
             {
                 "task_id": task.id,
                 "status": "READY_FOR_EXECUTION",
-                "timestamp": datetime.now(UTC),
+                "timestamp": self._now(),
                 "scheduled_time": task.scheduled_time,
                 "attempt": task.attempt,
                 "sequence": task.sequence,

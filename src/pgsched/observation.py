@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pgsched import tracing
 from pgsched.clients import Client
-from pgsched.database import Database
+from pgsched.clock import Clock
+from pgsched.database import HORIZON, Database
 from pgsched.dispatcher import ScheduleDispatcher
 from pgsched.endpoint import Endpoint
 from pgsched.lease import Lease
 from pgsched.listener import Listener
 from pgsched.measuring import MeasuredClient, MeasuredSettler, Measurer
+from pgsched.models import ClaimedTask
 from pgsched.observer import ObservedDatabase, Observer
 from pgsched.settings import Settings
 from pgsched.settler import Settler
 from pgsched.summary import Summary
 from pgsched.tallies import WorkerTally
 from pgsched.targets import Targets
+
+
+class _Setter(Observer):
+    """Sets a clock with each claim."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def claimed(self, tasks: list[ClaimedTask], horizon: datetime, seconds: float) -> None:
+        self._clock.set(horizon + HORIZON)
 
 
 class Observation:
@@ -27,7 +40,8 @@ class Observation:
         self._settings = settings
         self._tally = None if settings.metrics_port is None else WorkerTally()
         self.summary = Summary()
-        self._observers: list[Observer] = [self.summary]
+        self.clock = Clock()
+        self._observers: list[Observer] = [self.summary, _Setter(self.clock)]
         if self._tally is not None:
             self._observers.append(Measurer(self._tally))
         self._endpoint: Endpoint | None = None

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from importlib import metadata
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 import httpx
 
 from pgsched.answers import Answer, Reply
+from pgsched.clock import Now, here
 from pgsched.decoding import excerpt, read_body, read_retry_after
 from pgsched.messages import Message
 from pgsched.models import ExternalSystem
@@ -49,7 +50,9 @@ class Poster:
     CPU that is more than all the rest of a worker.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, now: Now = here) -> None:
+        """*now* is what signatures are dated by."""
+        self._now = now
         self._transport = transport
         self._targets: dict[tuple[str, str], _Target] = {}
         # Ours bounds the whole exchange by itself, which is cheaper.
@@ -70,7 +73,7 @@ class Poster:
             target = self._target(system, path)
             async with self._bound(target.seconds):
                 response = await self._transport.handle_async_request(
-                    _request(target, message, payload)
+                    _request(target, message, payload, self._now)
                 )
                 await _read(response, raw, most)
         except (httpx.TransportError, httpx.InvalidURL, TimeoutError) as exc:
@@ -129,7 +132,7 @@ class _Payload(httpx.AsyncByteStream):
         yield self.data
 
 
-def _request(target: _Target, message: Message, payload: _Payload) -> httpx.Request:
+def _request(target: _Target, message: Message, payload: _Payload, now: Now) -> httpx.Request:
     headers = [*target.headers, (b"Content-Length", b"%d" % len(payload.data))]
     if message.idempotency_key is not None:
         headers.append((b"Idempotency-Key", message.idempotency_key.encode()))
@@ -140,7 +143,7 @@ def _request(target: _Target, message: Message, payload: _Payload) -> httpx.Requ
         parent = f"00-{message.trace_id.replace('-', '')}-{span:016x}-01"
         headers.append((b"traceparent", parent.encode()))
     if secrets := target.system.secrets:
-        headers += webhook_headers(secrets, message.id, int(time()), payload.data)
+        headers += webhook_headers(secrets, message.id, int(now().timestamp()), payload.data)
     return httpx.Request(
         "POST", target.url, headers=headers, stream=payload, extensions=target.extensions
     )

@@ -82,7 +82,8 @@ class Worker:
 
     def _client(self) -> ExternalSystemClient:
         secrets = secrets_of(self._settings.callback_secret)
-        return ExternalSystemClient(self._transport, self._settings.public_url, secrets)
+        now = self.observation.clock.now
+        return ExternalSystemClient(self._transport, self._settings.public_url, secrets, now)
 
     def _make_pusher(self, client: ExternalSystemClient) -> StatusPusher:
         """A handler in this process has none: its news wait for a worker that pushes."""

@@ -8,6 +8,7 @@ as it does on a machine whose clock is wrong.
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from psycopg import sql
 
+from pgsched.signing import verify
 from tests.receiver import Push, Receiver
 from tests.roles import as_role
 from tests.waiting import eventually
@@ -36,6 +38,7 @@ SHIFTS = (HOUR, -HOUR, HOUR, -HOUR)
 RUNS = 6
 # How long pushes are held: two leases.
 HELD = 6.0
+SECRET = "whsec_" + base64.b64encode(b"of these tests" * 2).decode()
 # Each column that holds a time, but for the bounds of what is kept.
 COLUMNS = """
     select c.table_name, c.column_name
@@ -68,11 +71,15 @@ class Arrivals:
         self.first: dict[str, datetime] = {}
         self.count = Counter[str]()
         self.held: list[Push] = []
+        self.apart = timedelta(0)
         receiver.holds = self._take
 
     def _take(self, push: Push) -> bool:
         self.first.setdefault(push.task_id, datetime.now(UTC))
         self.count[push.task_id] += 1
+        verify(SECRET, push.headers, push.raw)  # which refuses what is five minutes off
+        said = datetime.fromisoformat(push.body["timestamp"])
+        self.apart = max(self.apart, abs(said - datetime.now(UTC)))
         if push.body["metadata"]["definition_name"] == "slow":
             self.held.append(push)
         else:
@@ -104,7 +111,8 @@ def test_their_times_are_those_of_the_database(
             "select pgsched.define_task(%s, p_retry_delay => '0', p_timeout => '10 minutes')",
             [name],
         )
-    workers = [start_worker(**shifted(by)) for by in SHIFTS]
+    signing = {"PGSCHED_EXTERNAL_SYSTEM_SIGNING_SECRET": SECRET}
+    workers = [start_worker(**shifted(by), **signing) for by in SHIFTS]
     given = shifted(HOUR) | {"PGSCHED_API_PORT": "0"}
     operator = as_role(dsn, "operator")
     api = start_worker("pgsched", "serve", PGSCHED_DATABASE_URL=operator, **given)
@@ -142,6 +150,7 @@ def test_their_times_are_those_of_the_database(
     early = [task for task, due, _ in tasks if arrivals.first[task] < due]
     late = [task for task, due, _ in tasks if arrivals.first[task] > due + HOUR / 60]
     assert (early, late) == ([], [])
+    assert arrivals.apart < HOUR / 60
     check_fires(db)
     check_leases(db)
     [[installed]] = db.execute("select min(applied_at) from pgsched.schema_migrations").fetchall()
