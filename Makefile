@@ -67,8 +67,12 @@ test-matrix: $(READY) ## Run the tests on Postgres 15, 16, 17 and 18; what is no
 	  bin=$$($(RUN) -m tests.postgres $$version) && PGSCHED_PG_BIN=$$bin $(MAKE) test || exit 1; \
 	done
 
+.PHONY: test-pgbouncer
+test-pgbouncer: $(READY) ## Run the tests through a PgBouncer in transaction mode
+	PGSCHED_TEST_PGBOUNCER=1 $(MAKE) test
+
 .PHONY: chaos
-chaos: $(READY) ## Kill a worker at each point on the way of a task
+chaos: $(READY) ## Kill workers and a primary, and set clocks wrong: nothing is lost
 	$(RUN) -m pytest -q -n auto -m chaos tests/chaos
 
 .PHONY: model

@@ -13,6 +13,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsched.devbin import Programs, find_bindir
+from tests.roles import OWNER, ROLES, login_of
 from tests.waiting import eventually
 
 MISSING = "there is no pgbouncer here: apt install pgbouncer"
@@ -74,7 +75,8 @@ def pgbouncer(
     words = {"host": given["host"], "port": given["port"], "mode": mode, "size": size, "more": more}
     text = SETTINGS.format(folder=folder, listen=PORT, **words)
     settings.write_text("\n".join(line.strip() for line in text.splitlines()))
-    (folder / "users").write_text('"postgres" ""\n')
+    names = ["postgres", OWNER, *map(login_of, ROLES)]
+    (folder / "users").write_text("".join(f'"{name}" ""\n' for name in names))
     if account:
         for path in (folder, *folder.iterdir()):
             os.chown(path, account.pw_uid, account.pw_gid)

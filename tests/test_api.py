@@ -717,6 +717,26 @@ async def test_ready_refuses_a_schema_that_is_too_new(dsn: str, client: Client) 
     assert "too new" in response.json()["message"]
 
 
+@pytest.mark.own_database
+@pytest.mark.parametrize("path", ["/health/ready", "/api/definitions"])
+async def test_a_database_that_takes_no_writes_is_connected_to_anew(
+    dsn: str, postgresql: psycopg.Connection[Any], open_client: OpenClient, path: str
+) -> None:
+    postgresql.autocommit = True
+    alter = f"alter database {postgresql.info.dbname}"  # which holds for later sessions
+    postgresql.execute(f"{alter} set default_transaction_read_only = on".encode())
+    client = await open_client(dsn)
+    body = {"name": "job"}
+    method = "GET" if path == "/health/ready" else "POST"
+
+    answer = await client.request(method, path, json=body)
+
+    assert answer.status_code == 503
+    assert "the database is read-only" in answer.text
+    postgresql.execute(f"{alter} reset default_transaction_read_only".encode())
+    assert (await client.post("/api/definitions", json=body)).status_code == 201
+
+
 async def test_connections_that_the_server_has_cut_are_not_noticed_outside(
     dsn: str, client: Client
 ) -> None:

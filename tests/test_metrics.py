@@ -270,7 +270,9 @@ async def test_without_a_port_only_the_log_looks_on() -> None:
     client = object()
 
     assert isinstance(database, ObservedDatabase)
-    assert list(database.observers) == [observation.summary]
+    summary, setter = database.observers
+    assert summary is observation.summary
+    assert type(setter).__name__ == "_Setter"  # of the clock
     assert type(observation.settler(database, Targets(database, settings))) is Settler
     assert observation.client(client) is client  # type: ignore[arg-type]
     await observation.start("1", None, None, None, None)  # type: ignore[arg-type]
