@@ -167,7 +167,7 @@ async def live() -> JsonResponse:
 
 @health.get("/ready", responses={503: {"model": Problem}})
 async def ready(services: Wired) -> JsonResponse:
-    """The database answers and has the schema of this version."""
+    """The database answers, takes writes, and has the schema of this version."""
     if reason := await services.unready_because():
         return problem(503, "UNAVAILABLE", reason)
     return JsonResponse({"status": "ready"})
