@@ -44,6 +44,7 @@ DIRECT = {
     "tests/sql/test_enqueue.py::test_two_sessions_with_different_input_for_one_key": IS_KNOWN,
     "tests/sql/test_limits.py::test_a_freed_slot_of_a_limited_queue_wakes_the_workers": LISTENS,
     "tests/sql/test_limits.py::test_many_that_finish_together_wake_once": LISTENS,
+    "tests/sql/test_robustness.py::test_a_task_without_a_definition": SETS,
     "tests/sql/test_roles.py": SETS,
     "tests/sql/test_schedule_changes.py::test_who_did_it_is_the_role_of_the_session": SETS,
     "tests/sql/test_schedule_control.py::test_two_sessions_that_replace_one": IS_KNOWN,
