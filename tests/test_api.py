@@ -334,6 +334,7 @@ async def test_a_list_of_reports_is_answered_one_by_one(dsn: str, client: Client
         {"task_id": task_id, "status": "RUNNING"},
         {"task_id": "no uuid", "status": "RUNNING"},
         "nonsense",
+        {"task_id": {"no": "uuid"}, "status": "RUNNING"},
         {"task_id": NOBODY, "status": "SUCCESS"},
         {"task_id": task_id, "status": "SUCCESS"},
         {"task_id": task_id, "status": "FAILED"},
@@ -346,6 +347,7 @@ async def test_a_list_of_reports_is_answered_one_by_one(dsn: str, client: Client
     assert [(r["task_id"], r["status"], r.get("code")) for r in results] == [
         (task_id, "RUNNING", None),
         ("no uuid", None, "PS422"),
+        (None, None, "PS422"),
         (None, None, "PS422"),
         (NOBODY, None, "PS404"),
         (task_id, "SUCCESS", None),
@@ -412,6 +414,12 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", TASKS, {"definition": "job", "depends_on": ["x"]}, 422, "depends_on"),
     ("POST", TASKS, {"definition": "job", "depends_on": [NOBODY]}, 404, NOBODY),
     ("POST", TASKS, {"definition": "job", "priority": 10}, 422, "priority"),
+    ("POST", TASKS, {"definition": "job", "priority": "5"}, 422, "priority"),
+    ("POST", TASKS, {"definition": "job", "priority": True}, 422, "priority"),
+    ("POST", TASKS, {"definition": "job", "delay_seconds": "5"}, 422, "delay_seconds"),
+    ("POST", TASKS, {"definition": "job", "scheduled_time": 1893456000}, 422, "scheduled_time"),
+    ("POST", TASKS, {"definition": "job", "scheduled_time": "1893456000"}, 422, "ISO 8601"),
+    ("POST", "/api/tasks/retry", {"definition": "job", "preview": 1}, 422, "preview"),
     ("POST", TASKS, {"definition": "job", "trace_id": "no uuid"}, 422, "trace_id"),
     ("POST", TASKS, {"definition": "job", "schedule_type": "CRON"}, 422, "schedule_type"),
     ("POST", TASKS, {"definition": "job", "delay_seconds": 5}, 422, "delay"),
@@ -521,6 +529,14 @@ async def test_what_is_not_there_is_told_from_a_task_that_is_not(client: Client)
 
     assert (path.status_code, path.json()["code"]) == (404, "NOT_FOUND")
     assert (method.status_code, method.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert method.headers["Allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize("word", ["bulk", "cancel", "retry", "status"])
+async def test_a_word_that_is_posted_to_is_no_task(client: Client, word: str) -> None:
+    response = await client.get(f"/api/tasks/{word}")
+
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
 
 
 async def in_pieces(size: int) -> AsyncIterator[bytes]:

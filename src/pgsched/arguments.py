@@ -8,6 +8,7 @@ does not, and is always named.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -59,19 +60,29 @@ def plain_id(value: object) -> object:
     return str(value) if isinstance(value, UUID) else value
 
 
+def no_number(value: object) -> object:
+    """*value*, or a ValueError when it is a number, which would be taken for seconds since 1970."""
+    is_no_date = isinstance(value, str) and not re.match(r"\d{4}-", value)
+    if is_no_date or isinstance(value, int | float):
+        raise ValueError("must be a time of ISO 8601 with its offset, as 2026-03-29T02:30:00+01:00")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(storable)]
 Name = Annotated[Text, Field(max_length=200)]
 Key = Annotated[Text, Field(max_length=255)]
 Id = Annotated[UUID, Field(strict=False)]
 Object = Annotated[dict[str, Json], AfterValidator(storable)]
-Priority = Annotated[int, Field(ge=-9, le=9)]
-Retries = Annotated[int, Field(ge=0, le=100)]
-Rounds = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Priority = Annotated[int, Field(strict=True, ge=-9, le=9)]
+Retries = Annotated[int, Field(strict=True, ge=0, le=100)]
+Rounds = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Runs = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+Instants = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Backoff = Literal["fixed", "exponential"]
 DependencyFailure = Literal["cancel", "run"]
 Overlap = Literal["skip", "queue_one", "allow"]
 Misfire = Literal["latest", "all", "none"]
-Time = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
+Time = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST), BeforeValidator(no_number)]
 
 
 class Arguments(BaseModel):
@@ -116,7 +127,7 @@ class Arguments(BaseModel):
     jitter: Annotated[timedelta, Field(ge=ZERO, le=DAY)] | None = None
     starts_at: Time | None = None
     ends_at: Time | None = None
-    max_runs: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    max_runs: Runs | None = None
 
     # What is there already
     task_id: Id = UUID(int=0)
@@ -126,7 +137,7 @@ class Arguments(BaseModel):
     until: Time | None = None
     from_time: Time = EARLIEST
     to_time: Time = EARLIEST
-    max_instants: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_instants: Instants = 1000
 
 
 def checked(arguments: dict[str, Any], kind: type[BaseModel] = Arguments) -> dict[str, Any]:

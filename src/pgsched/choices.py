@@ -35,22 +35,22 @@ CompletionName = Annotated[Literal["callback", "response"], BeforeValidator(plai
 PushedStatus = Annotated[
     Literal["PENDING", "SCHEDULED", "FAILED", "CANCELLED"], BeforeValidator(plain_text)
 ]
-BatchSize = Annotated[int, Field(ge=1, le=1000)]
-Requests = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=1000)]
+Requests = Annotated[int, Field(strict=True, ge=1, le=1000)]
 SHORTEST_REQUEST, LONGEST_REQUEST = SECOND / 10, 600 * SECOND
 LONGEST_DELIVERY = 3650 * DAY
 
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
-InFlight = Annotated[int, Field(ge=1, le=1_000_000)]
-Rate = Annotated[float, Field(ge=0.0001, le=1_000_000)]
-Burst = Annotated[int, Field(ge=1, le=1_000_000)]
+InFlight = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Rate = Annotated[float, Field(strict=True, ge=0.0001, le=1_000_000)]
+Burst = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 
 RetriedStatus = Annotated[Literal["FAILED", "CANCELLED"], BeforeValidator(plain_text)]
 CancelledStatus = Annotated[
     Literal["PENDING", "SCHEDULED", "DISPATCHED", "RUNNING"], BeforeValidator(plain_text)
 ]
 ErrorPattern = Annotated[Text, AfterValidator(escaping_something)]
-BulkLimit = Annotated[int, Field(ge=1, le=10_000)]
+BulkLimit = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
 
 class _Arguments(BaseModel):

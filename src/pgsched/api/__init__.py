@@ -26,6 +26,7 @@ except ImportError as exc:
     raise ConfigError("the API needs the extra `server`: pip install 'pgsched[server]'") from exc
 
 from pgsched.api import cron_routes, operating_routes, reports, routes, schedule_routes
+from pgsched.api.document import DescribedApp
 from pgsched.api.guard import (
     STATUS,
     Guard,
@@ -34,7 +35,7 @@ from pgsched.api.guard import (
     problem,
     require_key_unless_loopback,
 )
-from pgsched.api.metrics import Measure
+from pgsched.api.metrics import Measure, route_of
 from pgsched.api.services import Services, wired
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await services.database.close()
 
-    app = FastAPI(
+    app = DescribedApp(
         title="pgsched",
         summary="A durable task scheduler in your own Postgres.",
         lifespan=lifespan,
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=TELEMETRY,
     )
     app.state.services = services
+    app.has_key = key_of(settings) is not None
     for part in (reports, routes, operating_routes, schedule_routes, cron_routes):
         app.include_router(part.router)
     app.include_router(routes.health)
@@ -111,11 +113,13 @@ async def _on_malformed(request: Request, exc: Exception) -> JsonResponse:
     return problem(422, "PS422", explain(errors, skip=1))
 
 
-async def _on_http_error(_: Request, exc: Exception) -> JsonResponse:
+async def _on_http_error(request: Request, exc: Exception) -> JsonResponse:
     assert isinstance(exc, HTTPException)  # noqa: S101
     if exc.status_code == 400:  # a body that could not even be decoded
         return problem(422, "PS422", "body: is not JSON in UTF-8")
-    headers = dict(exc.headers) if exc.headers else None
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:  # the routes of a path do not know of one another
+        headers["Allow"] = ", ".join(request.app.methods_of(route_of(request.scope)))
     return problem(exc.status_code, CODES.get(exc.status_code, "ERROR"), exc.detail, headers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -25,10 +25,12 @@ from pgsched.arguments import (
 )
 from pgsched.models import ScheduleType
 
-Delay = Annotated[float, Field(ge=0, le=CENTURY.total_seconds())]
-Interval = Annotated[float, Field(ge=0, le=YEAR.total_seconds())]
-Pause = Annotated[float, Field(ge=0, le=DAY.total_seconds())]
-Timeout = Annotated[float, Field(gt=0, le=CENTURY.total_seconds())]
+# A number in a body is a number, and no text that looks like one.
+Flag = Annotated[bool, Field(strict=True)]
+Delay = Annotated[float, Field(strict=True, ge=0, le=CENTURY.total_seconds())]
+Interval = Annotated[float, Field(strict=True, ge=0, le=YEAR.total_seconds())]
+Pause = Annotated[float, Field(strict=True, ge=0, le=DAY.total_seconds())]
+Timeout = Annotated[float, Field(strict=True, gt=0, le=CENTURY.total_seconds())]
 
 
 class Body(BaseModel):
@@ -112,6 +114,25 @@ class CancelBody(Body):
     reason: Text | None = None
 
 
+class UpcomingThing(BaseModel):
+    """A task or a schedule that comes due."""
+
+    at: datetime
+    kind: Literal["task", "schedule"]
+    id: UUID
+    name: str | None
+    queue: str
+    priority: int
+
+
+class Upcoming(BaseModel):
+    upcoming: list[UpcomingThing]
+
+
+class Health(BaseModel):
+    status: str
+
+
 class DefinitionId(BaseModel):
     definition_id: UUID
 
@@ -167,6 +188,7 @@ class Problem(BaseModel):
     message: str
 
 
+# What any endpoint may answer.
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (404, 409, 422)
+    status: {"model": Problem} for status in (403, 404, 409, 413, 422, 503)
 }

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from pgsched.api.models import Body
+from pgsched.api.models import Body, Flag
 from pgsched.arguments import Text, Time
 from pgsched.choices import (
     LONGEST_DELIVERY,
@@ -31,9 +31,10 @@ from pgsched.choices import (
 from pgsched.queues import BreakerState
 
 RequestTimeout = Annotated[
-    float, Field(ge=SHORTEST_REQUEST.total_seconds(), le=LONGEST_REQUEST.total_seconds())
+    float,
+    Field(strict=True, ge=SHORTEST_REQUEST.total_seconds(), le=LONGEST_REQUEST.total_seconds()),
 ]
-DeliveryTimeout = Annotated[float, Field(gt=0, le=LONGEST_DELIVERY.total_seconds())]
+DeliveryTimeout = Annotated[float, Field(strict=True, gt=0, le=LONGEST_DELIVERY.total_seconds())]
 
 
 class SystemBody(Body):
@@ -84,7 +85,7 @@ class FilterBody(Body):
     after: Time | None = None
     before: Time | None = None
     limit: BulkLimit = 1000
-    preview: bool = False
+    preview: Flag = False
 
     def arguments(self) -> dict[str, Any]:
         given = super().arguments()

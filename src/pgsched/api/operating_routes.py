@@ -22,7 +22,8 @@ from pgsched.api.operating_models import (
 )
 from pgsched.api.services import Wired
 from pgsched.db import Connection
-from pgsched.plain import plain
+from pgsched.plain import list_of, plain
+from pgsched.queues import SystemStatus
 
 router = APIRouter(prefix="/api", tags=["operators"], responses=REFUSALS)
 
@@ -35,7 +36,7 @@ async def define_external_system(body: SystemBody, services: Wired) -> JsonRespo
     return JsonResponse({"external_system": body.name}, 201)
 
 
-@router.get("/external-systems")
+@router.get("/external-systems", response_model=list_of("external_systems", SystemStatus))
 async def list_external_systems(services: Wired) -> JsonResponse:
     """The external systems, and how their breakers are; keys are only named."""
     async with services.connection() as connection:

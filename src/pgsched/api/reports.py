@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from pgsched.api.guard import GRANTED, STATUS, JsonResponse, problem
-from pgsched.api.models import Problem, ReportResults, TaskState
+from pgsched.api.models import REFUSALS, ReportResults, TaskState
 from pgsched.api.services import wired
 from pgsched.errors import Invalid
 from pgsched.models import Json, ReportAnswer, StatusReport
@@ -54,7 +54,7 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 @router.post(
     "/api/tasks/{task_id}/status",
     response_model=TaskState,
-    responses={code: {"model": Problem} for code in (403, 404, 409)},
+    responses=REFUSALS,
     openapi_extra=_body(_SINGLE) | {"parameters": [_ATTEMPT]},
 )
 async def report_status(request: Request, task_id: str) -> JsonResponse:
@@ -78,7 +78,10 @@ async def report_status(request: Request, task_id: str) -> JsonResponse:
 
 
 @router.post(
-    "/api/tasks/status", response_model=ReportResults, openapi_extra=_body({"items": _LIST_ITEM})
+    "/api/tasks/status",
+    response_model=ReportResults,
+    responses=REFUSALS,
+    openapi_extra=_body({"type": "array", "items": _LIST_ITEM}),
 )
 async def report_statuses(request: Request) -> JsonResponse:
     """Report on many tasks: one result each, in their order; one refused is no harm to the rest."""
@@ -113,5 +116,6 @@ def _result(answer: ReportAnswer) -> dict[str, Json]:
 
 
 def _malformed(item: Any, message: str) -> dict[str, Json]:
-    task_id = item.get("task_id") if isinstance(item, dict) else None
+    given = item.get("task_id") if isinstance(item, dict) else None
+    task_id = given if isinstance(given, str) else None
     return {"task_id": task_id, "status": None, "code": Invalid.code, "message": message}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 from pgsched import reading
 from pgsched.api.guard import JsonResponse, problem
@@ -15,6 +15,7 @@ from pgsched.api.models import (
     DefinitionBody,
     DefinitionId,
     Explanation,
+    Health,
     LastRound,
     Problem,
     TaskBody,
@@ -22,12 +23,14 @@ from pgsched.api.models import (
     TaskIds,
     TasksBody,
     TaskState,
+    Upcoming,
 )
 from pgsched.api.parameters import IdempotencyKey, Limit, add_key
 from pgsched.api.services import Wired
-from pgsched.models import TaskStatus
+from pgsched.models import ScheduledTask, TaskDefinition, TaskStatus
 from pgsched.options import NewTask
-from pgsched.plain import plain
+from pgsched.plain import list_of, plain, shape_of
+from pgsched.queues import QueueStatus
 
 router = APIRouter(prefix="/api", responses=REFUSALS)
 health = APIRouter(prefix="/health", tags=["health"])
@@ -42,7 +45,7 @@ async def define(body: DefinitionBody, services: Wired) -> JsonResponse:
     return JsonResponse({"definition_id": definition_id}, 201)
 
 
-@router.get("/definitions")
+@router.get("/definitions", response_model=list_of("definitions", TaskDefinition))
 async def list_definitions(services: Wired) -> JsonResponse:
     """The definitions that are not temporary, by name."""
     async with services.connection() as connection:
@@ -50,7 +53,7 @@ async def list_definitions(services: Wired) -> JsonResponse:
     return JsonResponse({"definitions": [plain(definition) for definition in found]})
 
 
-@router.get("/definitions/{name_or_id:path}")
+@router.get("/definitions/{name_or_id:path}", response_model=shape_of(TaskDefinition))
 async def get_definition(name_or_id: str, services: Wired) -> JsonResponse:
     """One definition, temporary or not."""
     async with services.connection() as connection:
@@ -81,7 +84,7 @@ async def schedule_many(body: TasksBody, services: Wired) -> JsonResponse:
     return JsonResponse({"task_ids": task_ids}, 201)
 
 
-@router.get("/tasks")
+@router.get("/tasks", response_model=list_of("tasks", ScheduledTask, next=(UUID | None, ...)))
 async def list_tasks(
     services: Wired,
     status: TaskStatus | None = None,
@@ -104,7 +107,16 @@ async def list_tasks(
     return JsonResponse({"tasks": [plain(task) for task in found], "next": after})
 
 
-@router.get("/tasks/{task_id}")
+@router.get("/tasks/bulk", include_in_schema=False)
+@router.get("/tasks/cancel", include_in_schema=False)
+@router.get("/tasks/retry", include_in_schema=False)
+@router.get("/tasks/status", include_in_schema=False)
+async def read_what_is_only_posted_to() -> None:
+    """So that these words are not taken for the id of a task."""
+    raise HTTPException(405)
+
+
+@router.get("/tasks/{task_id}", response_model=shape_of(ScheduledTask))
 async def get_task(task_id: UUID, services: Wired) -> JsonResponse:
     """One task, unfinished or finished."""
     async with services.connection() as connection:
@@ -144,7 +156,7 @@ async def stop_loop(task_id: UUID, services: Wired) -> JsonResponse:
     return JsonResponse({"task_id": task_id, "last_round_id": last})
 
 
-@router.get("/queues")
+@router.get("/queues", response_model=list_of("queues", QueueStatus))
 async def queues(services: Wired) -> JsonResponse:
     """Limits and breakers, what is due, later and under way; counts stop at 10,000."""
     async with services.connection() as connection:
@@ -152,20 +164,20 @@ async def queues(services: Wired) -> JsonResponse:
     return JsonResponse({"queues": [plain(row) for row in found]})
 
 
-@router.get("/upcoming")
+@router.get("/upcoming", response_model=Upcoming)
 async def upcoming(services: Wired) -> JsonResponse:
     """The next 100 things to come due."""
     async with services.connection() as connection:
         return JsonResponse({"upcoming": await reading.list_rows(connection, "upcoming")})
 
 
-@health.get("/live")
+@health.get("/live", response_model=Health)
 async def live() -> JsonResponse:
     """The process answers; says nothing of the database."""
     return JsonResponse({"status": "live"})
 
 
-@health.get("/ready", responses={503: {"model": Problem}})
+@health.get("/ready", response_model=Health, responses={503: {"model": Problem}})
 async def ready(services: Wired) -> JsonResponse:
     """The database answers, takes writes, and has the schema of this version."""
     if reason := await services.unready_because():

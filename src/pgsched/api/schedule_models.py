@@ -8,21 +8,22 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from pgsched.api.models import Body
+from pgsched.api.models import Body, Flag, Pause
 from pgsched.arguments import (
-    DAY,
     YEAR,
+    Instants,
     Key,
     Misfire,
     Object,
     Overlap,
     Priority,
+    Runs,
     Text,
     Time,
 )
 from pgsched.schedules import ScheduleState
 
-Every = Annotated[float, Field(ge=1, le=YEAR.total_seconds())]
+Every = Annotated[float, Field(strict=True, ge=1, le=YEAR.total_seconds())]
 
 
 class ScheduleBody(Body):
@@ -40,10 +41,10 @@ class ScheduleBody(Body):
     overlap_policy: Overlap | None = None
     misfire_policy: Misfire | None = None
     misfire_grace_seconds: Every | None = None
-    jitter_seconds: Annotated[float, Field(ge=0, le=DAY.total_seconds())] | None = None
+    jitter_seconds: Pause | None = None
     starts_at: Time | None = None
     ends_at: Time | None = None
-    max_runs: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    max_runs: Runs | None = None
     trace_id: UUID | None = None
 
 
@@ -74,8 +75,8 @@ class BackfillBody(Body):
 
     from_time: Time = Field(alias="from")
     to_time: Time = Field(alias="to")
-    max_instants: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    preview: bool = False
+    max_instants: Instants = 1000
+    preview: Flag = False
 
 
 class ScheduleId(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
+from pydantic import create_model
 
 from pgsched import db, reading
 from pgsched.api.guard import JsonResponse
@@ -29,12 +30,15 @@ from pgsched.arguments import Time
 from pgsched.db import Connection
 from pgsched.errors import Invalid
 from pgsched.models import ScheduleType
-from pgsched.plain import plain
-from pgsched.schedules import ScheduleState
+from pgsched.plain import list_of, plain, shape_of
+from pgsched.schedules import Backfill, Schedule, ScheduleChange, ScheduleFire, ScheduleState
 
 # Names hold slashes too.  The paths that end in a word come first: the one of
 # the schedule alone takes all that is left.
 ONE = "/{schedule:path}"
+ExplainedSchedule = create_model(
+    "ExplainedSchedule", __base__=shape_of(Schedule), explanation=(str, ...)
+)
 router = APIRouter(prefix="/api/schedules", tags=["schedules"], responses=REFUSALS)
 
 
@@ -50,7 +54,7 @@ async def make_schedule(body: ScheduleBody, services: Wired) -> JsonResponse:
     return JsonResponse({"schedule_id": schedule_id}, 201)
 
 
-@router.get("")
+@router.get("", response_model=list_of("schedules", Schedule))
 async def list_schedules(services: Wired, state: ScheduleState | None = None) -> JsonResponse:
     """The schedules, or those in one state, by name."""
     async with services.connection() as connection:
@@ -108,7 +112,7 @@ async def backfill(schedule: str, services: Wired, body: BackfillBody) -> JsonRe
     return JsonResponse({"backfill_id": backfill_id}, 202)
 
 
-@router.get(f"{ONE}/backfills")
+@router.get(f"{ONE}/backfills", response_model=list_of("backfills", Backfill))
 async def list_backfills(schedule: str, services: Wired, limit: Limit = 100) -> JsonResponse:
     """The backfills of a schedule, the newest first, and how far they are."""
     async with services.connection() as connection:
@@ -116,7 +120,9 @@ async def list_backfills(schedule: str, services: Wired, limit: Limit = 100) -> 
     return JsonResponse({"backfills": [plain(row) for row in found]})
 
 
-@router.get(f"{ONE}/fires")
+@router.get(
+    f"{ONE}/fires", response_model=list_of("fires", ScheduleFire, next=(datetime | None, ...))
+)
 async def list_fires(
     schedule: str, services: Wired, before: Time | None = None, limit: Limit = 100
 ) -> JsonResponse:
@@ -127,7 +133,7 @@ async def list_fires(
     return JsonResponse({"fires": [plain(row) for row in found], "next": after})
 
 
-@router.get(f"{ONE}/changes")
+@router.get(f"{ONE}/changes", response_model=list_of("changes", ScheduleChange))
 async def list_changes(schedule: str, services: Wired, limit: Limit = 100) -> JsonResponse:
     """Who changed a schedule, the newest first; also of one that was deleted."""
     async with services.connection() as connection:
@@ -148,7 +154,7 @@ async def preview(schedule: str, services: Wired, count: Count = 5) -> JsonRespo
     return JsonResponse({"state": found.state, "next": runs})
 
 
-@router.get(ONE)
+@router.get(ONE, response_model=ExplainedSchedule)
 async def get_schedule(schedule: str, services: Wired) -> JsonResponse:
     """One schedule, and why it fires or does not, in words."""
     async with services.connection() as connection:
