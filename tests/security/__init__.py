@@ -1,0 +1,1 @@
+"""Attempts to do harm, and the defences that must hold."""
