@@ -78,6 +78,7 @@ chaos: $(READY) ## Kill workers and a primary, and set clocks wrong: nothing is 
 .PHONY: model
 model: $(READY) ## Hold 1,000 stories of tasks against a model of their states
 	PGSCHED_TEST_MODEL_EXAMPLES=1000 $(RUN) -m pytest -q tests/sql/test_model.py
+
 .PHONY: fuzz
 fuzz: $(READY) ## Send the API thousands of random requests, and hold the answers against its document
 	PGSCHED_TEST_FUZZ_EXAMPLES=1000 $(RUN) -m pytest -q -n auto --timeout 3600 tests/security/test_openapi.py

@@ -94,12 +94,17 @@ begin
     raise exception sqlstate 'PS422' using message = 'p_settlements must be a JSON array of settlements';
   end if;
 
-  v_all := array(
-    select row(
-      s.task_id, s.attempt, s.delivery_count, s.outcome, s.delay, left(s.error_msg, 8192), s.response_time
-    )::pgsched.settlement
-    from jsonb_populate_recordset(null::pgsched.settlement, p_settlements) as s
-  );
+  begin
+    v_all := array(
+      select row(
+        s.task_id, s.attempt, s.delivery_count, s.outcome, s.delay, left(s.error_msg, 8192), s.response_time
+      )::pgsched.settlement
+      from jsonb_populate_recordset(null::pgsched.settlement, p_settlements) as s
+    );
+  exception
+    when data_exception then
+      raise exception sqlstate 'PS422' using message = format('p_settlements: %s', sqlerrm);
+  end;
 
   if exists (
     select

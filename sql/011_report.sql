@@ -319,16 +319,21 @@ begin
     raise exception sqlstate 'PS422' using message = 'p_reports must be a JSON array of reports';
   end if;
 
-  v_all := array(
-    select row(
-      e.n - 1, e.task_id, e.status, e.attempt, e.output_ref, e.error_msg, e.progress,
-      nullif(e.next_input, 'null'), e.stop_loop
-    )::pgsched.report
-    from rows from (jsonb_to_recordset(p_reports) as (
-      task_id uuid, status text, attempt integer, output_ref text, error_msg text, progress jsonb,
-      next_input jsonb, stop_loop boolean
-    )) with ordinality as e (task_id, status, attempt, output_ref, error_msg, progress, next_input, stop_loop, n)
-  );
+  begin
+    v_all := array(
+      select row(
+        e.n - 1, e.task_id, e.status, e.attempt, e.output_ref, e.error_msg, e.progress,
+        nullif(e.next_input, 'null'), e.stop_loop
+      )::pgsched.report
+      from rows from (jsonb_to_recordset(p_reports) as (
+        task_id uuid, status text, attempt integer, output_ref text, error_msg text, progress jsonb,
+        next_input jsonb, stop_loop boolean
+      )) with ordinality as e (task_id, status, attempt, output_ref, error_msg, progress, next_input, stop_loop, n)
+    );
+  exception
+    when data_exception then
+      raise exception sqlstate 'PS422' using message = format('p_reports: %s', sqlerrm);
+  end;
 
   for v_wave in
     select array_agg(w.report)

@@ -386,10 +386,15 @@ begin
     raise exception sqlstate 'PS422' using message = 'p_results must be a JSON array of results';
   end if;
 
-  v_results := array(
-    select r
-    from jsonb_populate_recordset(null::pgsched.status_push_result, p_results) as r
-  );
+  begin
+    v_results := array(
+      select r
+      from jsonb_populate_recordset(null::pgsched.status_push_result, p_results) as r
+    );
+  exception
+    when data_exception then
+      raise exception sqlstate 'PS422' using message = format('p_results: %s', sqlerrm);
+  end;
 
   if exists (
     select
