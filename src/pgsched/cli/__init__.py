@@ -34,6 +34,7 @@ from pgsched.cli import (
 )
 from pgsched.cli.printing import clean
 from pgsched.errors import PgschedError
+from pgsched.failures import reason_of
 
 app = typer.Typer(
     name="pgsched",
@@ -138,8 +139,9 @@ def main() -> None:
     except PgschedError as exc:
         sys.exit("\n".join(clean(text) for text in f"pgsched: {exc}".splitlines()))
     except psycopg.OperationalError as exc:
-        sys.exit(f"pgsched: no connection to the database: {exc}".strip())
+        reason = " ".join(str(exc).split())
+        sys.exit(clean(f"pgsched: no connection to the database: {reason}"))
     except psycopg.Error as exc:
-        sys.exit(f"pgsched: the database says: {exc}".strip())
+        sys.exit(clean(f"pgsched: the database says: {reason_of(exc)}"))
     except KeyboardInterrupt:
         sys.exit(130)

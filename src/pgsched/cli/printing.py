@@ -49,7 +49,9 @@ def table(*columns: str) -> Table:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print *document*, which may hold times, dates and ids."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_json))
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=_json)
+    # What JSON may hold as it is, a terminal may obey.
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def _json(value: object) -> str:
