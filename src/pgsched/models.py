@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 # What jsonb holds.
 Json = Any
@@ -198,6 +199,20 @@ class ReportAnswer(NamedTuple):
     message: str | None
 
 
+def finite(value: Json) -> Json:
+    """*value*, or a ValueError when it holds a number that is none, as 1e999 becomes."""
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValueError(f"must not hold {value}, which is not JSON")
+        case dict():
+            for item in value.values():
+                finite(item)
+        case list():
+            for item in value:
+                finite(item)
+    return value
+
+
 class StatusReport(BaseModel):
     """
     What an executor says about a task; `attempt` None is the current one.
@@ -213,8 +228,8 @@ class StatusReport(BaseModel):
     attempt: int | None = Field(None, ge=1, le=2**31 - 1)
     output_ref: str | None = None
     error_msg: str | None = None
-    progress: Json = None
-    next_input: dict[str, Json] | None = None
+    progress: Annotated[Json, AfterValidator(finite)] = None
+    next_input: Annotated[dict[str, Json] | None, AfterValidator(finite)] = None
     stop_loop: bool | None = None
 
     @model_validator(mode="before")

@@ -36,6 +36,7 @@ from pgsched.api.guard import (
     require_key_unless_loopback,
 )
 from pgsched.api.metrics import Measure, route_of
+from pgsched.api.protocol import BoundedProtocol
 from pgsched.api.services import Services, wired
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ TELEMETRY: Any = {
 }
 # Seconds after which it is tried again to see how the database is reached.
 LOOK_AGAIN = 5.0
-CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
+CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 408: "TOO_SLOW", 413: "TOO_LARGE"}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -149,6 +150,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     listener = _listen(settings.api_host, settings.api_port)
     config = uvicorn.Config(
         create_app(settings),
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -28,6 +29,8 @@ GRANTED = "pgsched.attempt"
 STATUS = {"42501": 403, "PS404": 404, "PS409": 409, "PS422": 422}
 MAX_BODY = 2**20
 MAX_LIST = 8 * 2**20
+# In seconds.
+BODY_WAIT = 60.0
 
 
 class JsonResponse(Response):
@@ -74,15 +77,22 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Body:
-    """Counts what comes in, so that no body without a length grows past the limit."""
+    """Counts what comes in: no body without a length grows past the limit, or takes for ever."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
         self._size = 0
+        self._deadline: float | None = asyncio.get_running_loop().time() + BODY_WAIT
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body took longer than {BODY_WAIT:g} s") from None
+        if not message.get("more_body"):  # what comes next is that the caller hangs up
+            self._deadline = None
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
             raise HTTPException(413, _too_large(self._limit))

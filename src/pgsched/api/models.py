@@ -190,5 +190,5 @@ class Problem(BaseModel):
 
 # What any endpoint may answer.
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (403, 404, 409, 413, 422, 503)
+    status: {"model": Problem} for status in (403, 404, 408, 409, 413, 422, 503)
 }
