@@ -205,8 +205,7 @@ def finite(value: Json) -> Json:
         case float() if not math.isfinite(value):
             raise ValueError(f"must not hold {value}, which is not JSON")
         case dict():
-            for item in value.values():
-                finite(item)
+            finite(list(value.values()))
         case list():
             for item in value:
                 finite(item)
