@@ -9,10 +9,12 @@ from time import monotonic
 from pgsched.database import Database
 from pgsched.errors import ConfigError
 from pgsched.models import Completion, ExternalSystem, Target
-from pgsched.settings import Settings, secrets_of
+from pgsched.settings import PREFIX, Settings, secrets_of
 from pgsched.signing import read_secrets
 
 log = logging.getLogger(__name__)
+
+_OWN = frozenset(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
 
 # A change in the database takes effect after so many seconds.
 MAX_AGE = 1.0
@@ -111,7 +113,7 @@ class Targets:
         )
 
     def _api_key(self, row: Target) -> str | None:
-        if row.api_key_env and (key := os.environ.get(row.api_key_env)) is not None:
+        if row.api_key_env and (key := _variable(row, row.api_key_env)) is not None:
             return key
         given = self._settings.external_system_api_key
         return given.get_secret_value() if given and row.base_url is None else None
@@ -121,9 +123,24 @@ class Targets:
             given = self._settings.external_system_signing_secret
             return secrets_of(given) if row.base_url is None else ()
         try:
-            return read_secrets(os.environ.get(row.signing_secret_env, ""))
+            return read_secrets(_variable(row, row.signing_secret_env) or "")
         except ValueError as exc:
             raise ConfigError(
                 f"{row.signing_secret_env}, the signing_secret_env of external system"
                 f" {row.external_system}, {exc}"
             ) from None
+
+
+def _variable(row: Target, name: str) -> str | None:
+    """
+    A variable of the environment that an external system names.
+
+    Raises:
+        ConfigError: It is a setting: who may write to external_systems would have it sent away.
+    """
+    if name.upper() in _OWN:
+        raise ConfigError(
+            f"external system {row.external_system} names {name}, which is a setting of"
+            " pgsched and nobody's key"
+        )
+    return os.environ.get(name)
