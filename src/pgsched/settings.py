@@ -222,14 +222,15 @@ def secrets_of(given: SecretStr | None) -> tuple[bytes, ...]:
 
 def secret_values(settings: Settings) -> Iterator[str]:
     """
-    All that must not be seen in a log: the secrets, and the password of the database.
+    All that must not be seen in a log: the secrets, and the passwords of the database.
 
     What is shorter than 6 characters is left out: it would be found in other words.
     """
     given = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
-    password = conninfo_to_dict(settings.database_url).get("password")
+    dsn = conninfo_to_dict(settings.database_url)
+    passwords = [str(dsn.get(name) or "") for name in ("password", "sslpassword")]
     words = [word for value in given for word in value.split()]
-    yield from (word for word in (*given, *words, str(password or "")) if len(word) >= 6)
+    yield from (word for word in (*given, *words, *passwords) if len(word) >= 6)
 
 
 def masked_dsn(dsn: str) -> str:

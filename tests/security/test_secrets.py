@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
+from pgsched.logs import Formatter
+from pgsched.settings import Settings, secret_values
 from tests.commanding import Command
 from tests.receiver import Push, Receiver
 from tests.restoring import TABLES
@@ -228,12 +231,14 @@ def test_a_wrong_secret_is_not_quoted(
         assert "of-a-secret" not in answer.out + answer.err
 
 
-def test_what_is_raised_hides_them(dsn: str) -> None:
-    from pgsched.settings import Settings
-
+def test_no_log_shows_them_and_no_repr() -> None:
     values: dict[str, Any] = {
         name.removeprefix("PGSCHED_").lower(): value for name, value in SECRETS.items()
     }
-    settings = Settings(database_url=f"host=h password={PASSWORD}", **values)
+    settings = Settings(database_url="host=h password=of-login sslpassword=of-key-file", **values)
+    line = Formatter(secret_values(settings)).format(
+        logging.makeLogRecord({"msg": f"{' '.join(SECRETS.values())} of-login of-key-file"})
+    )
 
-    assert [secret for secret in ALL if secret in repr(settings)] == []
+    assert told(repr(settings)) == told(line) == []
+    assert line.endswith(": " + " ".join(["***"] * (len(SECRETS) + 2)))
