@@ -476,6 +476,13 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", f"{TASKS}/{NOBODY}/status", {"status": "RUNNING", "color": 1}, 422, "color"),
     ("POST", f"{TASKS}/{NOBODY}/status", {"status": "RUNNING", "attempt": 2**31}, 422, "attempt"),
     ("POST", f"{TASKS}/{NOBODY}/status?attempt=x", {"status": "RUNNING"}, 422, "attempt"),
+    (
+        "POST",
+        f"{TASKS}/{NOBODY}/status?attempt=x",
+        {"status": "RUNNING", "attempt": 1},
+        422,
+        "attempt",
+    ),
     ("POST", f"{TASKS}/{NOBODY}/status", {"status": "RUNNING", "task_id": "x"}, 422, "task_id"),
     ("POST", "/api/tasks/status", {"status": "RUNNING"}, 422, "body"),
     ("POST", "/api/tasks/status", [{}] * 10_001, 422, "10000"),

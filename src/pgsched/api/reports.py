@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -65,8 +66,11 @@ async def report_status(request: Request, task_id: str) -> JsonResponse:
     if given.setdefault("task_id", task_id) != task_id:
         raise Invalid(f"task_id: the body names {given['task_id']}, the path {task_id}")
     granted = request.scope.get(GRANTED)
+    asked = request.query_params.get("attempt") or None
+    if asked is not None and not re.fullmatch(r"-?\d+", asked, re.ASCII):
+        raise Invalid("attempt: must be an integer, also where that of the body counts")
     if given.get("attempt") is None:
-        given["attempt"] = request.query_params.get("attempt") or granted
+        given["attempt"] = asked or granted
     report = report_of(given)
     if granted is not None and report.attempt != granted:
         why = f"the token is good for attempt {granted}, and not for attempt {report.attempt}"
