@@ -34,7 +34,8 @@ ALL = [secret.removeprefix("whsec_") for secret in (*SECRETS.values(), *OF_SYSTE
 ALL.append(PASSWORD)
 BAD = NAMES["a new line"] + NAMES["a terminal"]
 LINE = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) +pgsched\.\w+"
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) +"
+    r"(pgsched\.\w+|uvicorn\.\w+|psycopg[\w.]*|asyncio)"
 )
 ENVIRONMENT = {
     **SECRETS,
@@ -101,7 +102,8 @@ def where_told(db: Connection) -> list[tuple[str, str]]:
     places += [
         (
             "pg_stat_activity",
-            "select concat_ws(' ', query, application_name) from pg_stat_activity",
+            """select concat_ws(' ', query, application_name) from pg_stat_activity
+            where datname = current_database()""",
         ),
         ("pg_settings", "select concat_ws(' ', name, setting) from pg_settings"),
         ("pg_prepared_statements", "select statement from pg_prepared_statements"),
