@@ -287,6 +287,7 @@ LAYERS = [
         "ports",
         "queues",
         "tallies",
+        "watch",
     },
     {"endpoint", "families", "signing", "tracing"},
     {

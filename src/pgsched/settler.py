@@ -60,7 +60,8 @@ class Settler:
     async def step(self) -> float:
         """Write what has arrived; the loop calls it again at once."""
         await self._arrived.wait()
-        await asyncio.sleep(GATHER)
+        if len(self._reports) < BATCH and len(self._settlements) < BATCH:
+            await asyncio.sleep(GATHER)
         return await self.flush()
 
     async def flush(self) -> float:

@@ -19,6 +19,7 @@ import math
 import socket
 import ssl
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -53,7 +54,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeouts = request.extensions.get("timeout", {})
-        deadline = asyncio.get_running_loop().time() + (timeouts.get("read") or math.inf)
+        deadline = monotonic() + (timeouts.get("read") or math.inf)
         origin = _origin(request.url)
         head = _head(request)
         connection = self._take(origin)
@@ -95,7 +96,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
     def _release(self, origin: _Origin, connection: Connection, is_reusable: bool, /) -> None:
         self._busy.discard(connection)
         if is_reusable:
-            connection.deadline = asyncio.get_running_loop().time() + KEEPALIVE
+            connection.deadline = monotonic() + KEEPALIVE
             self._idle.setdefault(origin, []).append(connection)
         else:
             connection.close()
@@ -106,7 +107,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     def _tick(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         for connection in self._busy:
             if connection.deadline <= now:
                 connection.expire()
