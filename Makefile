@@ -43,6 +43,18 @@ fix: $(READY) ## Format, and repair what the linter can
 bench: $(READY) ## Measure on this machine
 	$(RUN) -m benchmarks
 
+.PHONY: bench-peers
+bench-peers: $(READY) ## Measure beside Procrastinate, PgQueuer, Chancy, awa, Graphile Worker, pg-boss (45 min, npm)
+	$(RUN) -m benchmarks.peers
+
+.PHONY: bench-growth
+bench-growth: $(READY) ## Measure what a task costs as backlog, record, queues and workers grow (15 min)
+	$(RUN) -m benchmarks.growth
+
+.PHONY: bench-page
+bench-page: $(READY) ## Renew the tables and plots of docs/benchmarks.md from the last figures
+	$(RUN) -m benchmarks.page
+
 .PHONY: db
 db: $(READY) ## Run a Postgres until Ctrl-C, and print its DSN
 	@$(RUN) -m pgsched.devdb

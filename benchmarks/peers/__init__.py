@@ -1,0 +1,1 @@
+"""pgsched side by side with others that keep their jobs in Postgres."""
