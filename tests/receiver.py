@@ -34,11 +34,12 @@ class Push:
 
 
 class Receiver:
-    """Keeps every push; those that *holds* picks wait for `Push.answer()`, others get 202."""
+    """Keeps every push; those that *holds* picks wait for `Push.answer()`, others get *code*."""
 
     def __init__(self) -> None:
         self.pushes: list[Push] = []
         self.holds: Callable[[Push], bool] = lambda push: False
+        self.code = 202
         self.url = ""
 
     def of(self, task_id: str) -> list[Push]:
@@ -53,7 +54,7 @@ class Receiver:
         holds = self.holds(push)
         self.pushes.append(push)
         if not holds:
-            push.answer()
+            push.answer(self.code)
         return push.wait()
 
 
