@@ -393,3 +393,19 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+PROOF = re.compile(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    page = (DOCS / "guarantees.md").read_text()
+    promises, _, rest = page.partition("## What is not promised")
+    rows = [line for line in promises.splitlines() if line.startswith("| ") and "---" not in line]
+    without = [row for row in rows if not PROOF.search(row) and "| Proved by |" not in row]
+    assert [row for row in without if "make " not in row and ".md)" not in row] == []
+    assert len(rows) > 20
+    assert rest
+    for path, name in PROOF.findall(promises):
+        source = (DOCS.parent / path).read_text()
+        assert not name or f"def {name}(" in source, f"{path} has no {name}"

@@ -58,6 +58,8 @@ PLAIN = """
 # A worker is caught while it holds tasks, if that comes within so many seconds.
 AT_WORK = 3.0
 LEASE_SECONDS = 6.0  # and a little more
+# A result waits as long as a connection hangs, and then for a new one.
+HANGING = 40.0
 PORTION = 3000
 GOOD_ENOUGH = 0.95
 TRIES = 12
@@ -67,7 +69,8 @@ class Stage(NamedTuple):
     """Where it all happens."""
 
     server: DevServer
-    database: Door
+    front: Door  # through which the client schedules
+    database: Door  # and workers and API work
     it: World
     client: Client
     workers: list[Process]
@@ -103,9 +106,12 @@ def terminate_backends(stage: Stage) -> None:
 
 
 def cut_the_database_off(stage: Stage) -> None:
-    stage.database.close()
+    doors = (stage.front, stage.database)
+    for door in doors:
+        door.close()
     time.sleep(2)
-    stage.database.open()
+    for door in doors:
+        door.open()
 
 
 def let_connections_hang(stage: Stage) -> None:
@@ -148,12 +154,18 @@ def test_whatever_fails_every_task_ends_once_and_all_goes_on(tmp_path: Path) -> 
         server = stack.enter_context(own_server())
         dsn = new_database(server, "ledger")
         socket = server.socket_dir / ".s.PGSQL.5432"
-        door = stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
-        through = make_conninfo(dsn, host="127.0.0.1", port=door.port)
+        doors: list[Door] = [
+            stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
+            for _ in range(2)
+        ]
+        front, through = (make_conninfo(dsn, host="127.0.0.1", port=door.port) for door in doors)
         it = stack.enter_context(world(psycopg.connect(dsn), through, tmp_path, habits))
         stack.callback(lambda: it.db.close())
-        client = Client(through, TASKS - SCHEDULES * RUNS, seconds=TASKS / 150)
-        stage = Stage(server, door, it, client, [it.start_worker() for _ in range(WORKERS)])
+        it.terms = it.terms._replace(settled=HANGING)
+        client = Client(front, TASKS - SCHEDULES * RUNS, seconds=TASKS / 150)
+        stage = Stage(
+            server, doors[0], doors[1], it, client, [it.start_worker() for _ in range(WORKERS)]
+        )
         with stage.connect() as connection:
             connection.execute(CRON, [RUNS, SCHEDULES])
         faults = storm(stage)

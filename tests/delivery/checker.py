@@ -11,6 +11,7 @@ of the clock that all processes of the test share.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,9 +19,6 @@ from tests.delivery.evidence import Case, Delivery, Reply, Report, Terms
 
 Clause = Callable[[Terms, Case], Iterator[str]]
 
-# An answer has been written down as settled after so many seconds, however busy
-# the machine is.
-SETTLED = 5.0
 # What a worker says of a push to which it heard no answer.
 NOT_HEARD = ("no answer within", "the connection broke", "could not be reached")
 # What a counted retry says, and which answer of the receiver is the reason.
@@ -173,7 +171,11 @@ def the_budget_is_kept(terms: Terms, case: Case) -> Iterator[str]:
 
 def _failures(terms: Terms, case: Case) -> int:
     """How often it has failed, by the ledger: what was counted, and came before its end."""
-    ended = {r.attempt for r in case.reports if r.status == "FAILED" and r.code == 200}
+    end = min((end.at for end in case.ends), default=math.inf)
+    # Whoever reports after the end what it ended with is answered as if it had been the first.
+    ended = {
+        r.attempt for r in case.reports if r.status == "FAILED" and r.code == 200 and r.sent <= end
+    }
     again = 0
     for delivery in case.deliveries:
         if not is_counted(terms, delivery) or not was_heard(case, delivery):
@@ -227,7 +229,7 @@ def what_failed_is_not_run_again_with_its_key(terms: Terms, case: Case) -> Itera
         is_over = delivery.reply == Reply.FAILED or terms.completion == "response"
         is_excused = _was_lost(case, delivery) or _was_spared(case, delivery)
         if is_over and is_counted(terms, delivery) and not is_excused:
-            over.setdefault(delivery.attempt, delivery.arrived + SETTLED)
+            over.setdefault(delivery.attempt, delivery.arrived + terms.settled)
     for claim in case.claims:
         if claim.at > over.get(claim.attempt, claim.at):
             yield f"has failed in attempt {claim.attempt}, which is claimed again"
@@ -240,7 +242,7 @@ def a_success_is_never_lost(terms: Terms, case: Case) -> Iterator[str]:
     for delivery in case.deliveries:
         if is_success(terms, delivery) and was_heard(case, delivery):
             assert delivery.written is not None
-            by = delivery.written + SETTLED
+            by = delivery.written + terms.settled
             if case.task.status != "SUCCESS" and not _was_over(case, delivery.attempt, by):
                 yield f"was answered {delivery.reply}, and is {case.task.status}"
             if any(claim.at > by for claim in case.claims) and not _was_over(

@@ -106,6 +106,8 @@ class Terms(NamedTuple):
 
     completion: str  # callback or response
     silence: float  # the timeout of the definition, in seconds
+    # An answer has been written down as settled after so many seconds, however busy the machine is.
+    settled: float = 5.0
 
 
 Piece = Task | Delivery | Report | Claim | End | Event
