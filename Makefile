@@ -84,7 +84,7 @@ test-pgbouncer: $(READY) ## Run the tests through a PgBouncer in transaction mod
 	PGSCHED_TEST_PGBOUNCER=1 $(MAKE) test
 
 .PHONY: chaos
-chaos: $(READY) ## Kill workers and a primary, and set clocks wrong: nothing is lost
+chaos: $(READY) ## Kill workers and servers, cut what connects them, set clocks wrong: nothing is lost
 	$(RUN) -m pytest -q -n auto -m chaos tests/chaos
 
 .PHONY: model

@@ -153,8 +153,21 @@ def in_batches() -> Case:
     )
 
 
+def repeated() -> Case:
+    """Failed twice, and then the executor says once more that it has failed."""
+    return Case(
+        T,
+        [Task(T, "FAILED", 1, 1, 1, 2, None, "HTTP 500")],
+        [delivery(1, 1, 1.0, Reply.ERROR), delivery(2, 1, 2.0, Reply.ERROR)],
+        [report(1, "FAILED", 2.5, result="FAILED")],
+        [claim(1, 1, 1.0), claim(2, 1, 2.0)],
+        [End(T, "FAILED", 13, 2.2)],
+        [Event(T, 1.2, "RETRY", 1, 1, "HTTP 500")],
+    )
+
+
 STORIES = [(CALLBACK, retried), (CALLBACK, refused), (RESPONSE, exhausted), (RESPONSE, answered)]
-STORIES += [(CALLBACK, in_batches), (RESPONSE, in_batches)]
+STORIES += [(CALLBACK, in_batches), (RESPONSE, in_batches), (CALLBACK, repeated)]
 
 
 @pytest.mark.parametrize(("terms", "story"), STORIES)
