@@ -81,7 +81,9 @@ def _rate(
 
 
 @contextlib.contextmanager
-def _counting(url: str | None = None, batch: int = 1) -> Iterator[Callable[[], int] | None]:
+def _counting(
+    url: str | None = None, batch: int = 1, **_: Any
+) -> Iterator[Callable[[], int] | None]:
     """What POSTs is counted by the receiver, for all alike; it counts a batch as one."""
     if url is None:
         yield None

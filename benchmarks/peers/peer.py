@@ -81,6 +81,10 @@ class Working:
                 for name, value in json.loads(line).items():
                     setattr(self, name, value)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def end(self) -> None:
         """Let it tell the rest, and go."""
         assert self._process.stdin is not None
@@ -137,7 +141,7 @@ PEERS = [
         "0.6.9",
         lambda: environments.python("awa", "awa-pg==0.6.9"),
         _due("awa.jobs", "state in ('available', 'running', 'retryable')"),
-        "`AsyncClient`, 64 workers on the queue; `enqueue_many_copy` by 10,000",
+        "`AsyncClient`, 256 workers on the queue; `enqueue_many_copy` by 10,000",
     ),
     Peer(
         "graphile_worker",

@@ -28,7 +28,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.bench import receiver
+from benchmarks.bench import receiver, workers
 from pgsched.devdb import DevServer, state_dir
 from tests.chaos.client import ROUNDS, Acknowledged, Client
 from tests.chaos.door import Door
@@ -49,6 +49,11 @@ CRON = """
       p_overlap_policy => 'allow', p_misfire_policy => 'all', p_max_runs => %s)
     from generate_series(1, %s) as n
 """
+SETTINGS: dict[str, str | int] = {
+    "max_connections": 100,
+    "fsync": "off",
+    "synchronous_commit": "on",
+}
 # The system behind a queue of its own, which answers at once and never lies.
 PLAIN = """
     select pgsched.define_external_system('plain', p_base_url => %s, p_completion => 'response');
@@ -60,6 +65,7 @@ AT_WORK = 3.0
 LEASE_SECONDS = 6.0  # and a little more
 # A result waits as long as a connection hangs, and then for a new one.
 HANGING = 40.0
+LEAD_TO = "update pgsched.external_systems set base_url = %s where name = 'default'"
 PORTION = 3000
 GOOD_ENOUGH = 0.95
 TURNS, TRIES = 3, 12
@@ -71,6 +77,7 @@ class Stage(NamedTuple):
     server: DevServer
     front: Door  # through which the client schedules
     database: Door  # and workers and API work
+    executor: Door  # and workers push
     it: World
     client: Client
     workers: list[Process]
@@ -97,7 +104,7 @@ def put_a_worker_to_sleep(stage: Stage) -> None:
 def restart_postgres(stage: Stage) -> None:
     stage.server.stop("immediate")
     time.sleep(1)
-    stage.server.start()
+    stage.server.start(**SETTINGS)
     stage.it.use(stage.connect())
 
 
@@ -114,6 +121,12 @@ def cut_the_database_off(stage: Stage) -> None:
         door.open()
 
 
+def let_the_executor_die(stage: Stage) -> None:
+    stage.executor.close()
+    time.sleep(2)
+    stage.executor.open()
+
+
 def let_connections_hang(stage: Stage) -> None:
     stage.database.half_open()
     time.sleep(3)
@@ -124,6 +137,7 @@ FAULTS: list[Callable[[Stage], None]] = [
     restart_postgres,
     put_a_worker_to_sleep,
     terminate_backends,
+    let_the_executor_die,
     cut_the_database_off,
     let_connections_hang,
 ]
@@ -133,11 +147,15 @@ FAULTS: list[Callable[[Stage], None]] = [
 def own_server() -> Iterator[DevServer]:
     """One that may be stopped; what it has committed it has written to its log."""
     server = DevServer(state_dir() / f"test-{secrets.token_hex(4)}")
-    server.start(max_connections=100, fsync="off", synchronous_commit="on")
+    server.start(**SETTINGS)
     try:
         yield server
     finally:
         server.remove()
+
+
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
 
 
 def new_database(server: DevServer, name: str) -> str:
@@ -154,18 +172,18 @@ def test_whatever_fails_every_task_ends_once_and_all_goes_on(tmp_path: Path) -> 
         server = stack.enter_context(own_server())
         dsn = new_database(server, "ledger")
         socket = server.socket_dir / ".s.PGSQL.5432"
-        doors: list[Door] = [
-            stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
-            for _ in range(2)
-        ]
-        front, through = (make_conninfo(dsn, host="127.0.0.1", port=door.port) for door in doors)
+        front = stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
+        back = stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
+        through = make_conninfo(dsn, host="127.0.0.1", port=back.port)
         it = stack.enter_context(world(psycopg.connect(dsn), through, tmp_path, habits))
         stack.callback(lambda: it.db.close())
         it.terms = it.terms._replace(settled=HANGING)
-        client = Client(front, TASKS - SCHEDULES * RUNS, seconds=TASKS / 150)
-        stage = Stage(
-            server, doors[0], doors[1], it, client, [it.start_worker() for _ in range(WORKERS)]
-        )
+        executor = stack.enter_context(Door(lambda: connect(it.url)))
+        it.db.execute(LEAD_TO, [f"http://127.0.0.1:{executor.port}"])
+        by = make_conninfo(dsn, host="127.0.0.1", port=front.port)
+        client = Client(by, TASKS - SCHEDULES * RUNS, seconds=TASKS / 150)
+        crew = [it.start_worker() for _ in range(WORKERS)]
+        stage = Stage(server, front, back, executor, it, client, crew)
         with stage.connect() as connection:
             connection.execute(CRON, [RUNS, SCHEDULES])
         faults = storm(stage)
@@ -179,7 +197,7 @@ def test_whatever_fails_every_task_ends_once_and_all_goes_on(tmp_path: Path) -> 
         assert all(worker.process.poll() is None for worker in stage.workers)
         with stage.connect() as connection:
             reconcile(it, client.acknowledged, connection)
-        ratio = throughput(stack, stage, through)
+        ratio = throughput(stack, stage)
         print(f"throughput afterwards / of a new database: {ratio:.2f}")
 
 
@@ -233,38 +251,28 @@ def reconcile(it: World, said: list[Acknowledged], connection: psycopg.Connectio
         assert span.total_seconds() == RUNS - 1, f"{name} left out an instant"
 
 
-def throughput(stack: ExitStack, stage: Stage, through: str) -> float:
+def throughput(stack: ExitStack, stage: Stage) -> float:
     """
     What the workers do now, against what as many new ones do in a new database.
 
     Both in turn, and of each the best: what takes away from that is the machine's.
     """
     url = stack.enter_context(receiver("--status", "200"))
-    new = new_database(stage.server, "fresh")
-    fresh = [
-        stack.enter_context(started(dsn))
-        for dsn in [make_conninfo(new, host="127.0.0.1", port=stage.database.port)] * WORKERS
-    ]
-    best = {"ledger": 0.0, "fresh": 0.0}
-    for name in best:
-        with psycopg.connect(stage.server.dsn(name), autocommit=True) as connection:
+    fresh = new_database(stage.server, "fresh")
+    through = make_conninfo(fresh, host="127.0.0.1", port=stage.database.port)
+    stack.enter_context(workers(through, url, WORKERS))
+    best = {stage.server.dsn("ledger"): 0.0, fresh: 0.0}
+    for dsn in best:
+        with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(PLAIN.replace("%s", f"'{url}'").encode())
-    assert fresh
     for turn in range(TRIES):
-        for name in best:
-            best[name] = max(best[name], rate(stage.server.dsn(name)))
-        if turn >= TURNS and best["ledger"] >= GOOD_ENOUGH * best["fresh"]:
+        for dsn in best:
+            best[dsn] = max(best[dsn], rate(dsn))
+        now, new = best.values()
+        if turn >= TURNS and now >= GOOD_ENOUGH * new:
             break
-    assert best["ledger"] >= GOOD_ENOUGH * best["fresh"], best
-    return best["ledger"] / best["fresh"]
-
-
-@contextmanager
-def started(dsn: str) -> Iterator[Any]:
-    from benchmarks.bench import workers
-
-    with workers(dsn, "http://127.0.0.1:9") as pids:
-        yield pids
+    assert now >= GOOD_ENOUGH * new, best
+    return now / new
 
 
 def rate(dsn: str) -> float:

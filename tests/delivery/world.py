@@ -155,7 +155,7 @@ class World:
         self.ledger: dict[str, Any] = {}
         self.db = db
         self._start = start
-        self._url = url
+        self.url = url
 
     def use(self, db: Connection) -> None:
         """Look at the database through another connection, the first having broken."""
@@ -234,7 +234,7 @@ class World:
 
     def read_ledger(self) -> None:
         """What the receiver has written down so far."""
-        with urllib.request.urlopen(f"{self._url}/ledger", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.url}/ledger", timeout=60) as answer:
             self.ledger = json.load(answer)
 
     def wait_for_the_executor(self) -> None:

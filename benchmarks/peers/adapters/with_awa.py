@@ -54,7 +54,7 @@ class Peer:
         return client
 
     async def work(self, job: common.Job) -> None:
-        await self.worker(job.handler).start([("bench", job.slots)])
+        await self.worker(job.handler).start([("bench", 4 * job.slots)])
         await asyncio.Event().wait()
 
 

@@ -1,0 +1,86 @@
+"""
+    python -m benchmarks.shares
+
+Where the time of a task goes: CPU of the worker process, of the sessions of
+Postgres and of the receiver, with a handler that does nothing and with a POST.
+What a POST costs more than the handler is the share of HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from benchmarks import bench
+from benchmarks.peers import measure
+from benchmarks.peers.peer import PGSCHED
+from pgsched.devdb import DevServer
+
+COUNT = 50_000
+ROUNDS = 3
+
+
+class Share(NamedTuple):
+    """Microseconds a task."""
+
+    wall: float
+    worker: float
+    postgres: float
+
+
+def run(own: DevServer) -> None:
+    with bench.receiver("--status", "200") as url:
+        for what, kind in (("a handler that does nothing", "noop"), ("a POST", "post")):
+            found = [_share(own, kind, url if kind == "post" else None) for _ in range(ROUNDS)]
+            wall, worker, postgres = (statistics.median(f) for f in zip(*found, strict=True))
+            bench.row(
+                f"{what}: CPU of worker / Postgres, of {wall:.1f} us a task",
+                f"{worker:.1f} / {postgres:.1f} us",
+            )
+
+
+def _share(own: DevServer, kind: str, url: str | None) -> Share:
+    dsn = bench.new_database(own, "shares")
+    options = {} if url is None else {"url": url}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        PGSCHED.run("bulk", dsn, count=COUNT)
+        measure.analyze(connection)
+        with PGSCHED.workers(dsn, 1, kind=kind, **options) as (worker,):
+            measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) < COUNT)
+            began, cpu = time.perf_counter(), (_cpu([worker.pid]), _cpu(_sessions(connection)))
+            left = measure.unfinished(PGSCHED, connection)
+            measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) == 0)
+            wall = time.perf_counter() - began
+            after = (_cpu([worker.pid]), _cpu(_sessions(connection)))
+    each = [1e6 * (b - a) / left for a, b in zip(cpu, after, strict=True)]
+    return Share(1e6 * wall / left, *each)
+
+
+def _sessions(connection: psycopg.Connection[tuple[int]]) -> list[int]:
+    query = "select pid from pg_stat_activity where datname = current_database()"
+    return [row[0] for row in connection.execute(query) if row[0] != connection.info.backend_pid]
+
+
+def _cpu(pids: list[int]) -> float:
+    """Seconds of CPU that processes have used, in all."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    with bench.server() as own:
+        run(own)
+
+
+if __name__ == "__main__":
+    main()
