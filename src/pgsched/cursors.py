@@ -70,6 +70,22 @@ class Cursors:
         horizon: datetime,
         tasks: Sequence[ClaimedTask],
     ) -> None:
-        """Note what a claim without cursors has seen; it beats every claim that is under way."""
+        """
+        Note what a claim without cursors has seen; it beats every claim that is under way.
+
+        If it was full, and found what had committed late, there may be more of
+        that in the queues it did not come to: claims look at those from the start.
+        """
         self.epoch += 1
+        is_late = any(self._is_behind(task) for task in tasks)
         self.advance(queues, limit, horizon, tasks, epoch=self.epoch)
+        if is_late and len(tasks) >= limit:
+            rank = {name: n for n, name in enumerate(queues)}
+            for name in queues[max(rank[task.queue] for task in tasks) + 1 :]:
+                self._positions.pop(name, None)
+
+    def _is_behind(self, task: ClaimedTask) -> bool:
+        """Whether a claim with cursors would not have seen it."""
+        positions = self._positions.get(task.queue, {})
+        position = positions.get(str(task.priority)) or positions.get("*")
+        return position is not None and (task.execute_after, task.id) <= position
