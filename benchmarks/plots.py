@@ -64,9 +64,11 @@ def peers(results: dict[str, dict[str, list[float]]], file: Path) -> None:
 
 
 def growth(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.6), layout="constrained", sharey=False)
-    for (kind, title), axis in zip(GROWTH.items(), axes, strict=True):
-        points = found.get(kind, [])
+    kinds = [kind for kind in GROWTH if kind in found]
+    size = (2.75 * len(kinds), 2.6)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, layout="constrained", squeeze=False)
+    for kind, axis in zip(kinds, axes.flat, strict=True):
+        points, title = found[kind], GROWTH[kind]
         sizes = [max(size, 1) for size, _ in points]
         axis.plot(sizes, [cost for _, cost in points], marker="o", color=OURS)
         axis.set_xscale("log")
