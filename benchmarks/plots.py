@@ -31,7 +31,7 @@ PANELS = {
     "enqueue 16": "enqueue, 16 clients, jobs/s",
     "held": "drain, a snapshot held open, jobs/s",
     "future": "drain, 1,000,000 future jobs, jobs/s",
-    "idle p50": "enqueue to start, idle, p50, ms (less is better)",
+    "idle p50": "enqueue to start, idle, p50, ms",
 }
 GROWTH = {
     "backlog": "future tasks beside those due",
@@ -55,11 +55,8 @@ def peers(results: dict[str, dict[str, list[float]]], file: Path) -> None:
         colors = [OURS if name.startswith("pgsched") else THEIRS for name in ranked]
         axis.barh(ranked, middles, xerr=[below, above], color=colors, ecolor="#555555", height=0.7)
         axis.set_title(title, loc="left", fontsize=8, fontweight="bold")
-        if "p50" in key:
-            axis.set_xscale("log")
-        else:
-            axis.xaxis.set_major_formatter("{x:,.0f}")
-            axis.xaxis.set_major_locator(plt.MaxNLocator(4))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_major_locator(plt.MaxNLocator(4, integer=True))
     save(figure, file)
 
 
@@ -72,7 +69,8 @@ def growth(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
         sizes = [max(size, 1) for size, _ in points]
         axis.plot(sizes, [cost for _, cost in points], marker="o", color=OURS)
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.set_ylim(0, 1.1 * max(cost for _, cost in points))
         axis.set_title(title, loc="left", fontsize=8, fontweight="bold")
         axis.set_ylabel("microseconds a task")
     save(figure, file)
