@@ -19,8 +19,10 @@ from pgsched.targets import Targets
 
 # An empty claim costs by the queue.
 MAX_QUEUES = 16
-# A commit can be later than the wake-up it relied on, so we look again.
+# A commit can be later than the wake-up it relied on, so we look again; and where there was
+# something there is soon more, of which nobody tells for as long as it comes fast.
 SECOND_LOOKS = (0.01, 0.05, 0.25)
+AFTER_A_FIND = (0.002, *SECOND_LOOKS)
 # Sweeps walk over what cursors avoid: this far apart, and a twentieth of the time.
 SWEEP_SPACING = 0.02
 SWEEP_SHARE = 20
@@ -68,7 +70,7 @@ class ScheduleScanner:
         self._interval = interval
         self._cursors = Cursors()
         self._turn = 0
-        self._looks = _looks()
+        self._looks = _looks(SECOND_LOOKS)
         self._sweep_due = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -88,9 +90,9 @@ class ScheduleScanner:
         self._wake.clear()
         found, is_full = await self.scan_and_dispatch_immediate()
         if found:
-            self._looks = _looks()
+            self._looks = _looks(AFTER_A_FIND)
         if not is_full and await wait(self._wake, await self._nap()):
-            self._looks = _looks()
+            self._looks = _looks(SECOND_LOOKS)
         return 0
 
     async def _nap(self) -> float:
@@ -151,5 +153,5 @@ class ScheduleScanner:
             yield [*names[start:], *names[:start]][: min(MAX_QUEUES, len(names) - n)]
 
 
-def _looks() -> Iterator[float]:
-    return chain(SECOND_LOOKS, repeat(float("inf")))
+def _looks(at_first: Sequence[float]) -> Iterator[float]:
+    return chain(at_first, repeat(float("inf")))
