@@ -276,13 +276,13 @@ def throughput(stack: ExitStack, stage: Stage) -> float:
 
 
 def rate(dsn: str) -> float:
-    """Tasks a second, from the commit of many until the last has ended."""
+    """Tasks a second, from the enqueue of many until the last has ended."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("vacuum analyze pgsched.scheduled_tasks")
+        began = time.monotonic()
         connection.execute(
             "select pgsched.schedule_immediate('plain') from generate_series(1, %s)", [PORTION]
         )
-        began = time.monotonic()
         query = "select from pgsched.scheduled_tasks limit 1"
         while connection.execute(query).fetchone():
             time.sleep(0.01)
