@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
     """What has arrived on one connection, and who waits for more."""
 
     def __init__(self) -> None:
-        self.deadline = math.inf  # by the monotonic clock; that of a loop can cost microseconds
+        self.deadline = math.inf  # in the time of the loop
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._waiter: asyncio.Future[None] | None = None

@@ -19,7 +19,6 @@ import math
 import socket
 import ssl
 from functools import partial
-from time import monotonic
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -54,7 +53,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeouts = request.extensions.get("timeout", {})
-        deadline = monotonic() + (timeouts.get("read") or math.inf)
+        deadline = asyncio.get_running_loop().time() + (timeouts.get("read") or math.inf)
         origin = _origin(request.url)
         head = _head(request)
         connection = self._take(origin)
@@ -96,7 +95,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
     def _release(self, origin: _Origin, connection: Connection, is_reusable: bool, /) -> None:
         self._busy.discard(connection)
         if is_reusable:
-            connection.deadline = monotonic() + KEEPALIVE
+            connection.deadline = asyncio.get_running_loop().time() + KEEPALIVE
             self._idle.setdefault(origin, []).append(connection)
         else:
             connection.close()
@@ -107,7 +106,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     def _tick(self) -> None:
         self._timer = None
-        now = monotonic()
+        now = asyncio.get_running_loop().time()
         for connection in self._busy:
             if connection.deadline <= now:
                 connection.expire()
