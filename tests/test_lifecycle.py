@@ -14,8 +14,9 @@ import pytest
 from pgsched import reports
 from pgsched.errors import Conflict, Invalid, NotFound
 from pgsched.lifecycle import LifecycleService
-from pgsched.models import StatusReport, TaskStatus, without_nul
+from pgsched.models import StatusReport, TaskStatus
 from pgsched.scheduler import SchedulerService
+from pgsched.storing import without_nul
 from tests.executing import dispatch_due, dispatched_task, events_of, task_row
 from tests.roles import as_role
 from tests.waiting import eventually

@@ -286,6 +286,7 @@ LAYERS = [
         "plain",
         "ports",
         "queues",
+        "storing",
         "tallies",
         "watch",
     },

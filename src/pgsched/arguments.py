@@ -7,7 +7,6 @@ does not, and is always named.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from pydantic import (
 
 from pgsched.errors import Invalid
 from pgsched.models import Json, ScheduleType
+from pgsched.storing import storable
 
 # Beyond these Python cannot read what Postgres stores.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,23 +36,6 @@ YEAR = timedelta(days=366)
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 ZERO = timedelta(0)
-
-
-def storable(value: Json) -> Json:
-    """*value*, or a ValueError when Postgres stores none such."""
-    match value:
-        case str() if "\0" in value:
-            raise ValueError("must not hold the character NUL, of which Postgres stores none")
-        case float() if not math.isfinite(value):
-            raise ValueError(f"must not hold {value}, which is not JSON")
-        case dict():
-            for key, item in value.items():
-                storable(key)
-                storable(item)
-        case list():
-            for item in value:
-                storable(item)
-    return value
 
 
 def plain_id(value: object) -> object:

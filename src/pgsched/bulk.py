@@ -28,11 +28,12 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from pgsched import db
-from pgsched.arguments import CENTURY, ZERO, Id, Priority, Time, explain, plain_id, storable
+from pgsched.arguments import CENTURY, ZERO, Id, Priority, Time, explain, plain_id
 from pgsched.db import Session
 from pgsched.errors import Invalid, PgschedError
 from pgsched.models import Json
 from pgsched.options import NewTask
+from pgsched.storing import storable
 
 # Of one call.
 MAX_TASKS = 10_000

@@ -15,7 +15,8 @@ from pgsched.answers import Answer, Reply
 from pgsched.batches import BatchAnswer
 from pgsched.decoding import excerpt
 from pgsched.messages import Messages
-from pgsched.models import ClaimedTask, ExternalSystem, Json, without_nul
+from pgsched.models import ClaimedTask, ExternalSystem, Json
+from pgsched.storing import without_nul
 from pgsched.watch import Watch
 
 log = logging.getLogger(__name__)

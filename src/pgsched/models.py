@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pgsched.storing import storable, without_nul
 
 # What jsonb holds.
 Json = Any
@@ -199,19 +200,6 @@ class ReportAnswer(NamedTuple):
     message: str | None
 
 
-def finite(value: Json) -> Json:
-    """*value*, or a ValueError when it holds a number that is none, as 1e999 becomes."""
-    match value:
-        case float() if not math.isfinite(value):
-            raise ValueError(f"must not hold {value}, which is not JSON")
-        case dict():
-            finite(list(value.values()))
-        case list():
-            for item in value:
-                finite(item)
-    return value
-
-
 class StatusReport(BaseModel):
     """
     What an executor says about a task; `attempt` None is the current one.
@@ -227,24 +215,11 @@ class StatusReport(BaseModel):
     attempt: int | None = Field(None, ge=1, le=2**31 - 1)
     output_ref: str | None = None
     error_msg: str | None = None
-    progress: Annotated[Json, AfterValidator(finite)] = None
-    next_input: Annotated[dict[str, Json] | None, AfterValidator(finite)] = None
+    progress: Annotated[Json, AfterValidator(storable)] = None
+    next_input: Annotated[dict[str, Json] | None, AfterValidator(storable)] = None
     stop_loop: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _strip(cls, given: Any) -> Any:
         return without_nul(given)
-
-
-def without_nul(value: Any) -> Any:
-    """*value* without the NUL characters in its texts: Postgres stores none."""
-    match value:
-        case str():
-            return value.replace("\0", "")
-        case list():
-            return [without_nul(item) for item in value]
-        case dict():
-            return {without_nul(key): without_nul(item) for key, item in value.items()}
-        case _:
-            return value
