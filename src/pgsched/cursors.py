@@ -80,8 +80,8 @@ class Cursors:
         is_late = any(self._is_behind(task) for task in tasks)
         self.advance(queues, limit, horizon, tasks, epoch=self.epoch)
         if is_late and len(tasks) >= limit:
-            rank = {name: n for n, name in enumerate(queues)}
-            for name in queues[max(rank[task.queue] for task in tasks) + 1 :]:
+            reached = max(queues.index(name) for name in {task.queue for task in tasks})
+            for name in queues[reached + 1 :]:
                 self._positions.pop(name, None)
 
     def _is_behind(self, task: ClaimedTask) -> bool:

@@ -79,7 +79,8 @@ class Lane:
         self.under_way = 0
         self._slots = Slots(self._push_next, lambda: bool(self._buffer))
         self._pace = Pace()
-        self._takes_batches, self._is_closed = True, False
+        self._takes_batches = True
+        self._is_closed = False
         self._complaints = Complaints()
         self._adopt(system)
 
@@ -92,8 +93,8 @@ class Lane:
     @property
     def _capacity(self) -> int:
         """As many wait as are under way, and as many more as go in a moment, or in batches."""
-        more = max(self._for_batches, self._pace.in_a_moment)
-        return 2 * self._slots.limit + min(more, MORE_HELD)
+        twice = 2 * self._slots.limit
+        return twice + min(max(twice * (self._batch_size - 1), self._pace.in_a_moment), MORE_HELD)
 
     @property
     def has_room(self) -> bool:
@@ -107,9 +108,8 @@ class Lane:
 
     def _adopt(self, system: ExternalSystem) -> None:
         self.system = system
-        limit = self._slots.limit = system.max_in_flight or self._most_slots
+        self._slots.limit = system.max_in_flight or self._most_slots
         self._batch_size = system.batch_size if self._takes_batches else 1
-        self._for_batches = 2 * limit * (self._batch_size - 1)
 
     def _note_change(self) -> None:
         if self.is_waited_for and self.has_room:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pgsched.answers import Answer, Outcome, Verdict
 from pgsched.batches import BatchAnswer
 from pgsched.clients import Client
-from pgsched.database import Database
+from pgsched.database import HORIZON, Database
 from pgsched.errors import PgschedError
 from pgsched.external import Answering
 from pgsched.models import ClaimedTask, ExternalSystem, ReportAnswer
@@ -17,8 +17,6 @@ from pgsched.settler import Settler
 from pgsched.tallies import SystemTally, WorkerTally
 from pgsched.targets import Targets
 
-# What a claim hands out is so much before its own time.
-HORIZON = timedelta(milliseconds=100)
 RELEASED = "released"
 # The three kinds of counted retries are one here.
 OUTCOMES = {

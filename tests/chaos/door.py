@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by a reset
+from tests.delivery.hostile import RESET
+
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
