@@ -12,6 +12,7 @@ import httpx
 
 from tests.delivery.evidence import Delivery, Reply
 from tests.delivery.hostile import BATCH_MIX, MIX, Connection, Habits, Receiver
+from tests.waiting import until
 
 HABITS = Habits("http://127.0.0.1:9", 1, "callback", request_timeout=0.15, silence=60)
 STATUSES = {reply: int(reply[:3]) for reply in Reply if reply[:3].isdigit()}
@@ -27,7 +28,9 @@ async def receiving() -> AsyncIterator[tuple[Receiver, httpx.AsyncClient]]:
     server = await loop.create_server(lambda: Connection(receiver), "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=HABITS.request_timeout) as client:
+        # Only for the answer: what is never sent the receiver cannot write down.
+        timeout = httpx.Timeout(30, read=HABITS.request_timeout)
+        async with httpx.AsyncClient(base_url=url, timeout=timeout) as client:
             yield receiver, client
         await asyncio.sleep(HABITS.request_timeout)  # for the last late answer
     finally:
@@ -59,6 +62,7 @@ async def single_answers(count: int) -> tuple[dict[str, Delivery], list[httpx.Re
             pushes = [post(client, PATH, push(first + number)) for number in range(10)]
             responses += await asyncio.gather(*pushes)
         await asyncio.sleep(2 * HABITS.request_timeout)
+        await until(lambda: len(receiver.deliveries) >= count)
         assert len(receiver.deliveries) == count
     return {delivery.task_id: delivery for delivery in receiver.deliveries}, responses
 
