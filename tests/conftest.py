@@ -19,7 +19,13 @@ from pgsched.devdb import DevServer, state_dir
 from tests.restoring import drop_partitions_ahead, restore_tables, shared_database
 from tests.roles import make_logins, make_owner
 
-pytest_plugins = ["tests.clocked", "tests.commanding", "tests.pooled", "tests.working"]
+pytest_plugins = [
+    "tests.clocked",
+    "tests.commanding",
+    "tests.empty",
+    "tests.pooled",
+    "tests.working",
+]
 
 SQL = Path(__file__).parents[1] / "sql"
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,14 +17,13 @@ from typing import Any, Self
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
-from pytest_postgresql.janitor import DatabaseJanitor
 
 from pgsched import drift, migrator, preflight
 from pgsched.errors import Invalid, MigrationError
 from pgsched.migrations import Migration, bundle
+from tests.empty import Empty, Login
 from tests.programs import run_program
 from tests.roles import OWNER
 from tests.waiting import eventually
@@ -37,54 +36,8 @@ NEXT = len(FILES) + 1
 # How many wait for that session.
 BLOCKED = "select count(*) from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
 
-Empty = Callable[[str], str]
-Login = Callable[..., str]
-
 # pg_dump of the later minor versions makes a key for \restrict at random.
 RANDOM = re.compile(r"^\\(un)?restrict .*\n", re.MULTILINE)
-
-
-@pytest.fixture
-def login(pg_server: Any) -> Iterator[Login]:
-    """Make roles with some options, which have nothing else; their names."""
-    made: list[sql.Identifier] = []
-    dsn = make_conninfo(
-        host=pg_server.host,
-        port=pg_server.port,
-        user=pg_server.user,
-        password=pg_server.password or None,
-        dbname=pg_server.maintenance_dbname,
-    )
-
-    def make(options: str = "") -> str:
-        name = f"test_{secrets.token_hex(4)}"
-        text = f"create role {{}} login {options} password {{}}"
-        create = sql.SQL(text).format(sql.Identifier(name), pg_server.password or None)
-        connection.execute(create)
-        made.append(sql.Identifier(name))
-        return name
-
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield make
-        for name in made:
-            connection.execute(sql.SQL("drop role {}").format(name))
-
-
-@pytest.fixture
-def empty(pg_server: Any, login: Login) -> Iterator[Empty]:
-    """Make databases with nothing in them; they are dropped before the logins."""
-    made: list[DatabaseJanitor] = []
-    server = {k: getattr(pg_server, k) for k in ("host", "port", "user")}
-    password = pg_server.password or None
-
-    def make(name: str) -> str:
-        made.append(DatabaseJanitor(**server, dbname=f"pgsched_{name}", password=password))
-        made[-1].init()
-        return make_conninfo(**server, dbname=f"pgsched_{name}", password=password)
-
-    yield make
-    for janitor in made:
-        janitor.drop()
 
 
 def psql(dsn: str, path: Path) -> subprocess.CompletedProcess[str]:

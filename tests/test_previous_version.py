@@ -26,11 +26,11 @@ import pytest
 
 from pgsched import migrator
 from tests.delivery.world import Process
+from tests.empty import Empty
 from tests.receiver import Receiver
-from tests.test_migrations import FILES, NEXT, Empty, Login, empty, login
+from tests.test_migrations import FILES, NEXT
 from tests.waiting import eventually
 
-__all__ = ["Login", "empty", "login"]
 pytestmark = pytest.mark.own_database
 
 ROOT = Path(__file__).parents[1]
