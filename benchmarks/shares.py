@@ -47,11 +47,10 @@ def run(own: DevServer) -> None:
 
 def _share(own: DevServer, kind: str, url: str | None) -> Share:
     dsn = bench.new_database(own, "shares")
-    options = {} if url is None else {"url": url}
     with psycopg.connect(dsn, autocommit=True) as connection:
         PGSCHED.run("bulk", dsn, count=COUNT)
         measure.analyze(connection)
-        with PGSCHED.workers(dsn, 1, kind=kind, **options) as (worker,):
+        with PGSCHED.workers(dsn, 1, kind=kind, url=url) as (worker,):
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) < COUNT)
             began, cpu = time.perf_counter(), (_cpu([worker.pid]), _cpu(_sessions(connection)))
             left = measure.unfinished(PGSCHED, connection)

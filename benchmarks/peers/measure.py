@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
@@ -36,7 +35,14 @@ class Cost(NamedTuple):
 
 
 def drain(
-    peer: Peer, dsn: str, count: int, *, workers: int = 1, kind: str = "noop", **options: Any
+    peer: Peer,
+    dsn: str,
+    count: int,
+    *,
+    workers: int = 1,
+    kind: str = "noop",
+    url: str | None = None,
+    batch: int = 1,
 ) -> Drained:
     """
     Enqueue *count* jobs, then let workers finish them.
@@ -48,48 +54,33 @@ def drain(
         before = cost(connection)
         enqueued = peer.run("bulk", dsn, count=count)
         analyze(connection)
-        with (
-            _counting(**options) as handled_elsewhere,
-            peer.workers(dsn, workers, kind=kind, **options) as crew,
-        ):
-            rate = _rate(peer, connection, crew, count, handled_elsewhere)
+        posted = posts(url)
+        with peer.workers(dsn, workers, kind=kind, url=url, batch=batch) as crew:
+
+            def handled() -> int:
+                # What POSTs is counted by the receiver, for all alike; it counts a batch as one.
+                return batch * (posts(url) - posted) if url else sum(one.count for one in crew)
+
+            def begun() -> bool:
+                return handled() > count / 2 or (handled() > 0 if url else all_begun(crew))
+
+            wait_until(begun)
+            started, done = time.perf_counter(), handled()
+            wait_until(lambda: handled() >= count)
+            wait_until(lambda: unfinished(peer, connection) == 0)
+            rate = (count - done) / (time.perf_counter() - started)
         after = cost(connection)
     each = [(b - a) / count for a, b in zip(before, after, strict=True)]
     return Drained(rate, count / enqueued["seconds"], *each)
 
 
-def _rate(
-    peer: Peer,
-    connection: Connection,
-    crew: list[Working],
-    count: int,
-    handled_elsewhere: Callable[[], int] | None,
-) -> float:
-    def handled() -> int:
-        return handled_elsewhere() if handled_elsewhere else sum(one.count for one in crew)
-
-    def begun() -> bool:
-        if handled_elsewhere:
-            return handled() > 0
-        return all(one.count for one in crew) or handled() > count / 2
-
-    wait_until(begun)
-    started, before = time.perf_counter(), handled()
-    wait_until(lambda: handled() >= count)
-    wait_until(lambda: unfinished(peer, connection) == 0)
-    return (count - before) / (time.perf_counter() - started)
+def posts(url: str | None) -> int:
+    """How many POSTs a receiver has counted so far."""
+    return int(bench.get(f"{url}/count")) if url else 0
 
 
-@contextlib.contextmanager
-def _counting(
-    url: str | None = None, batch: int = 1, **_: Any
-) -> Iterator[Callable[[], int] | None]:
-    """What POSTs is counted by the receiver, for all alike; it counts a batch as one."""
-    if url is None:
-        yield None
-        return
-    first = int(bench.get(f"{url}/count"))
-    yield lambda: batch * (int(bench.get(f"{url}/count")) - first)
+def all_begun(crew: list[Working]) -> bool:
+    return all(one.count for one in crew)
 
 
 def unfinished(peer: Peer, connection: Connection) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.peers import environments
@@ -102,6 +103,19 @@ def _due(table: str, condition: str) -> str:
     return f"select count(*) from {table} where {condition}"
 
 
+def _from_pypi(package: str, version: str, unfinished: str, setup: str, *more: str) -> Peer:
+    name = package.removesuffix("-pg")
+    wanted = (f"{package}=={version}", *more)
+    command = partial(environments.python, name, *wanted)
+    return Peer(name, version, command, unfinished, setup)
+
+
+def _from_npm(package: str, version: str, unfinished: str, setup: str) -> Peer:
+    name = package.replace("-", "_")
+    command = partial(environments.node, name, package, version)
+    return Peer(name, version, command, unfinished, setup)
+
+
 SOON = "<= now() + interval '1 hour'"
 PGSCHED = Peer(
     "pgsched",
@@ -112,49 +126,46 @@ PGSCHED = Peer(
 )
 PEERS = [
     PGSCHED,
-    Peer(
+    _from_pypi(
         "procrastinate",
         "3.10.0",
-        lambda: environments.python("procrastinate", "procrastinate==3.10.0", "psycopg[binary]"),
         _due(
             "procrastinate_jobs",
             f"status in ('todo', 'doing') and coalesce(scheduled_at, now()) {SOON}",
         ),
         "`PsycopgConnector`, `concurrency=64`, LISTEN; `batch_defer_async` by 1,000",
+        "psycopg[binary]",
     ),
-    Peer(
+    _from_pypi(
         "pgqueuer",
         "1.6.0",
-        lambda: environments.python("pgqueuer", "pgqueuer==1.6.0", "asyncpg"),
         _due("pgqueuer", f"execute_after {SOON}"),
         "asyncpg, `batch_size=100`; `enqueue` of lists by 1,000",
+        "asyncpg",
     ),
-    Peer(
+    _from_pypi(
         "chancy",
         "0.26.0",
-        lambda: environments.python("chancy", "chancy==0.26.0", "psycopg[binary]"),
         _due("chancy_jobs", f"state in ('pending', 'running', 'retrying') and scheduled_at {SOON}"),
         "`Executor.Async`, `concurrency=64`, `eager_polling`; `push_many` by 1,000",
+        "psycopg[binary]",
     ),
-    Peer(
-        "awa",
+    _from_pypi(
+        "awa-pg",
         "0.6.9",
-        lambda: environments.python("awa", "awa-pg==0.6.9"),
         _due("awa.jobs", "state in ('available', 'running', 'retryable')"),
         "`AsyncClient`, 256 workers on the queue; `enqueue_many_copy` by 10,000",
     ),
-    Peer(
-        "graphile_worker",
+    _from_npm(
+        "graphile-worker",
         "0.18.0",
-        lambda: environments.node("graphile_worker", "graphile-worker", "0.18.0"),
         _due("graphile_worker._private_jobs", f"run_at {SOON}"),
         "`concurrentJobs: 64`, `localQueue.size: 500`, `completeJobBatchDelay: 0`;"
         " `addJobs` by 1,000",
     ),
-    Peer(
-        "pg_boss",
+    _from_npm(
+        "pg-boss",
         "12.38.0",
-        lambda: environments.node("pg_boss", "pg-boss", "12.38.0"),
         _due("pgboss.job", f"state < 'completed' and start_after {SOON}"),
         "`batchSize: 1000`, `burstWhenBatchFull`, `useListenNotify`; `insert` by 1,000",
     ),
