@@ -288,7 +288,6 @@ LAYERS = [
         "queues",
         "storing",
         "tallies",
-        "watch",
     },
     {"endpoint", "families", "signing", "tracing"},
     {

@@ -17,7 +17,6 @@ from pgsched.decoding import excerpt
 from pgsched.messages import Messages
 from pgsched.models import ClaimedTask, ExternalSystem, Json
 from pgsched.storing import without_nul
-from pgsched.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +48,14 @@ class HandlerClient:
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._watch = Watch()
         self._messages = Messages(None)
 
     async def push_task_status(self, system: ExternalSystem, task: ClaimedTask) -> Answer:
         started = perf_counter()
         body: dict[str, Any] = {"status": "SUCCESS"}
         reply = Reply.ANSWERED
-        timer = self._watch.bound(system.request_timeout.total_seconds())
         try:
-            async with timer:
+            async with asyncio.timeout(system.request_timeout.total_seconds()) as timer:
                 given = await self._handler(orjson.loads(self._messages.single(task).body))
             body |= without_nul(given or {})
         except Exception as exc:
@@ -68,8 +65,6 @@ class HandlerClient:
                 fields = {"task_id": task.id, "trace_id": task.trace_id}
                 log.warning("handler failed", exc_info=True, extra=fields)
             body = {"status": "FAILED", "error_msg": excerpt(f"{type(exc).__name__}: {exc}")}
-        finally:
-            self._watch.end(timer)
         elapsed = timedelta(seconds=perf_counter() - started)
         if reply is Reply.TIMED_OUT:
             return Answer(reply, elapsed=elapsed)
