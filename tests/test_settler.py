@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -12,32 +10,14 @@ from pgsched.answers import Outcome, Verdict
 from pgsched.errors import Unavailable
 from pgsched.loops import end, forever
 from pgsched.models import ClaimedTask, Json, ReportAnswer
-from pgsched.settler import Settler
+from pgsched.settler import BATCH, Settler
+from tests.claimed import claimed
 
 Batch = list[dict[str, Json]]
 
 
 def task(name: str) -> ClaimedTask:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    ids: dict[str, Any] = {"definition_id": "d", "trace_id": "t", "schedule_id": None}
-    return ClaimedTask(
-        id=name,
-        attempt=1,
-        delivery_count=1,
-        sequence=1,
-        queue="default",
-        hold_seconds=60,
-        priority=0,
-        execute_after=now,
-        scheduled_time=now,
-        definition_name="job",
-        content=None,
-        input_params=None,
-        schedule_config=None,
-        round_index=0,
-        retry_count=0,
-        **ids,
-    )
+    return claimed(id=name)
 
 
 class Written:
@@ -153,3 +133,17 @@ async def test_what_was_being_written_when_the_loop_ended_is_written_again(
     await settler.drain()
 
     assert written.settled == ["a", "b"]
+
+
+async def test_full_batches_are_written_one_right_after_the_other(
+    settler: Settler, written: Written
+) -> None:
+    for n in range(2 * BATCH + 1):
+        settler.settle(task(str(n)), Outcome(Verdict.SUCCEEDED, "HTTP 200"))
+    others: list[int] = []
+    asyncio.get_running_loop().call_soon(lambda: others.append(len(written.reported)))
+
+    await settler.step()
+
+    assert not others
+    assert len(written.reported) == 2 * BATCH

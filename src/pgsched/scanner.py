@@ -21,8 +21,9 @@ from pgsched.targets import Targets
 MAX_QUEUES = 16
 # A commit can be later than the wake-up it relied on, so we look again; and where there was
 # something there is soon more, of which nobody tells for as long as it comes fast.
-SECOND_LOOKS = (0.01, 0.05, 0.25)
-AFTER_A_FIND = (0.002, *SECOND_LOOKS)
+SECOND_LOOKS = (0.002, 0.01, 0.05, 0.25)
+# So soon that it is not worth asking whether something is due before, in seconds.
+SOON = 0.002
 # Sweeps walk over what cursors avoid: this far apart, and a twentieth of the time.
 SWEEP_SPACING = 0.02
 SWEEP_SHARE = 20
@@ -70,7 +71,7 @@ class ScheduleScanner:
         self._interval = interval
         self._cursors = Cursors()
         self._turn = 0
-        self._looks = _looks(SECOND_LOOKS)
+        self._looks = _looks()
         self._sweep_due = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -85,19 +86,23 @@ class ScheduleScanner:
         await end(self._loops)
 
     async def _scan(self) -> float:
-        await self._targets.refresh()
-        await self._dispatcher.wait_for_room(self._interval)
-        self._wake.clear()
-        found, is_full = await self.scan_and_dispatch_immediate()
-        if found:
-            self._looks = _looks(AFTER_A_FIND)
-        if not is_full and await wait(self._wake, await self._nap()):
-            self._looks = _looks(SECOND_LOOKS)
+        is_full = True
+        while is_full:  # the next claim is sent before what this one found keeps the loop busy
+            await self._targets.refresh()
+            await self._dispatcher.wait_for_room(self._interval)
+            self._wake.clear()
+            found, is_full = await self.scan_and_dispatch_immediate()
+            if found:
+                self._looks = _looks()
+        if await wait(self._wake, await self._nap()):
+            self._looks = _looks()
         return 0
 
     async def _nap(self) -> float:
-        due = await self._database.next_due_in(self._targets.queues)
         seconds = min(next(self._looks), self._interval)
+        if seconds <= SOON:
+            return seconds
+        due = await self._database.next_due_in(self._targets.queues)
         return seconds if due is None else min(seconds, max(due.total_seconds(), 0.001))
 
     async def scan_and_dispatch_immediate(self) -> tuple[int, bool]:
@@ -153,5 +158,5 @@ class ScheduleScanner:
             yield [*names[start:], *names[:start]][: min(MAX_QUEUES, len(names) - n)]
 
 
-def _looks(at_first: Sequence[float]) -> Iterator[float]:
-    return chain(at_first, repeat(float("inf")))
+def _looks() -> Iterator[float]:
+    return chain(SECOND_LOOKS, repeat(float("inf")))
