@@ -12,6 +12,7 @@ import orjson
 from psycopg.adapt import Buffer, Loader
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
+from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool
 
 from pgsched.db import SESSION_OPTIONS, Connection, report_statuses, translated
@@ -52,14 +53,9 @@ class _RawJson(Loader):
         return orjson.Fragment(bytes(data))
 
 
-class _Text(Loader):
-    def load(self, data: Buffer) -> str:
-        return str(data, "utf-8")
-
-
 async def _configure(connection: Connection) -> None:
     connection.adapters.register_loader("jsonb", _RawJson)
-    connection.adapters.register_loader("uuid", _Text)
+    connection.adapters.register_loader("uuid", TextLoader)
 
 
 class Database:

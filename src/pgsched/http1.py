@@ -21,7 +21,7 @@ MAX_HEAD = 65536
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\n]*)?\r?\n")
-_FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r?$", re.MULTILINE)
+_FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)\r?$", re.MULTILINE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
 _TO_THE_END = sys.maxsize
 
@@ -128,7 +128,7 @@ def read_head(raw: bytes) -> Head:
     if line is None or line[2] == b"101":
         raise httpx.RemoteProtocolError("the answer is not HTTP/1.1")
     status = int(line[2])
-    fields = _FIELD.findall(raw, line.end())
+    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(raw, line.end())]
     named = {name.lower(): value.lower() for name, value in fields}
 
     has_body = status >= 200 and status not in (204, 304)

@@ -186,9 +186,8 @@ def _origin(url: httpx.URL) -> _Origin:
 
 def _head(request: httpx.Request) -> bytes:
     fields = request.headers.raw
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
-    lines += [b"%b: %b" % field for field in fields]
-    head = b"\r\n".join((*lines, b"", b""))
+    line = b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)
+    head = b"\r\n".join((line, *map(b": ".join, fields), b"", b""))
     if head.count(b"\n") != len(fields) + 2 or head.count(b"\r") != len(fields) + 2:
         raise httpx.LocalProtocolError("a header may not contain a line break")
     if b"\r\nTransfer-Encoding:" in head:  # as httpx writes it
