@@ -14,6 +14,7 @@ from benchmarks import (
     batches,
     bench,
     bulk,
+    capacity,
     drain,
     enqueue,
     isolation,
@@ -39,8 +40,8 @@ PARTS = {
     "reports": reports.run,
     "schedules": schedules.run,
 }
-# These take minutes, and are measured only when they are named.
-LONG = {"record": record.run}
+# These are measured only when they are named.
+LONG = {"capacity": capacity.run, "record": record.run}
 
 
 def main() -> None:

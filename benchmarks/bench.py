@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -149,6 +150,22 @@ def wait_until(connection: psycopg.Connection[Any], query: str) -> None:
             return
         connection.execute("select pg_sleep(0.02)")
     raise TimeoutError(query)
+
+
+def sessions(connection: psycopg.Connection[Any]) -> list[int]:
+    """The processes of all other sessions of this database."""
+    query = "select pid from pg_stat_activity where datname = current_database()"
+    return [row[0] for row in connection.execute(query) if row[0] != connection.info.backend_pid]
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Seconds of CPU that processes have used, in all."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def rate(step: Callable[[int], None], turns: range) -> float:

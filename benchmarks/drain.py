@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import psycopg
+from psycopg.types.string import TextLoader
 
 from benchmarks import bench
 from pgsched.cursors import Cursors
@@ -32,18 +33,13 @@ CLAIM = """
 SETTLE = "select a.code from pgsched.report_statuses(%s) as a"
 
 
-class _Text(psycopg.adapt.Loader):
-    def load(self, data: Any) -> str:
-        return str(data, "utf-8")
-
-
 class Drainer:
     """One worker on one connection: as a real one claims, with cursors, and settles as SUCCESS."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True)
         for kind in ("uuid", "jsonb"):
-            self.connection.adapters.register_loader(kind, _Text)
+            self.connection.adapters.register_loader(kind, TextLoader)
         self.cursors = Cursors()
         self.worker = self._value("select pgsched.register_worker('bench', 1, '0')")
         self.beat = time.monotonic()

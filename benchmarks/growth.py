@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ PORTION = 10_000
 ROUNDS = 5
 # Of one statement.
 CHUNK = 500_000
+# All tasks of a portion come due together, so long after it was begun to be enqueued, in seconds:
+# none is enqueued late, which would make them a matter for sweeps.
+LEAD = 4.0
 
 ENDED = """
     insert into pgsched.task_instances (
@@ -54,7 +58,7 @@ DEFINE = """
     from generate_series(1, %s) as n
 """
 SPREAD = """
-    select pgsched.schedule_immediate('bench-' || 1 + n %% %s) from generate_series(1, %s) as n
+    select pgsched.schedule_delayed('bench-' || 1 + n %% %s, %s) from generate_series(1, %s) as n
 """
 
 Points = list[tuple[int, float]]  # how much there is, and microseconds for a task
@@ -101,7 +105,7 @@ def queues(own: DevServer) -> Iterator[tuple[int, float]]:
         dsn = bench.new_database(own, "growth_queues")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(DEFINE, [count])
-            spread = partial(connection.execute, SPREAD, [count, PORTION])
+            spread = partial(connection.execute, SPREAD, [count, timedelta(seconds=LEAD), PORTION])
             yield count, _worked(dsn, connection, spread)
 
 
@@ -110,23 +114,24 @@ def workers(own: DevServer) -> Iterator[tuple[int, float]]:
     for count in WORKERS:
         dsn = bench.new_database(own, "growth_workers")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            fill = partial(bench.fill, connection, 3 * PORTION)
+            fill = partial(bench.fill, connection, 3 * PORTION, due_in=f"{LEAD} seconds")
             yield count, _worked(dsn, connection, fill, count)
 
 
 def _worked(
     dsn: str, connection: psycopg.Connection[Any], enqueue: Callable[[], object], count: int = 1
 ) -> float:
-    """From the commit of the tasks until the last has ended, by workers that wait for them."""
+    """From when the tasks are due until the last has ended, by workers that wait for them."""
     costs = []
     with PGSCHED.workers(dsn, count, kind="noop"):
         bench.wait_until(connection, f"select count(*) >= {count} from pgsched.workers")
         for _ in range(ROUNDS):
+            due = time.perf_counter() + LEAD
             enqueue()
-            began = time.perf_counter()
-            left = measure.unfinished(PGSCHED, connection)
+            count_due = measure.unfinished(PGSCHED, connection)
+            time.sleep(due - time.perf_counter())  # raises if the tasks were late
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) == 0)
-            costs.append(1e6 * (time.perf_counter() - began) / left)
+            costs.append(1e6 * (time.perf_counter() - due) / count_due)
     return statistics.median(costs)
 
 

@@ -8,11 +8,8 @@ What a POST costs more than the handler is the share of HTTP.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import statistics
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
@@ -52,28 +49,16 @@ def _share(own: DevServer, kind: str, url: str | None) -> Share:
         measure.analyze(connection)
         with PGSCHED.workers(dsn, 1, kind=kind, url=url) as (worker,):
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) < COUNT)
-            began, cpu = time.perf_counter(), (_cpu([worker.pid]), _cpu(_sessions(connection)))
+            began, cpu = (
+                time.perf_counter(),
+                (bench.cpu_of([worker.pid]), bench.cpu_of(bench.sessions(connection))),
+            )
             left = measure.unfinished(PGSCHED, connection)
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) == 0)
             wall = time.perf_counter() - began
-            after = (_cpu([worker.pid]), _cpu(_sessions(connection)))
+            after = (bench.cpu_of([worker.pid]), bench.cpu_of(bench.sessions(connection)))
     each = [1e6 * (b - a) / left for a, b in zip(cpu, after, strict=True)]
     return Share(1e6 * wall / left, *each)
-
-
-def _sessions(connection: psycopg.Connection[tuple[int]]) -> list[int]:
-    query = "select pid from pg_stat_activity where datname = current_database()"
-    return [row[0] for row in connection.execute(query) if row[0] != connection.info.backend_pid]
-
-
-def _cpu(pids: list[int]) -> float:
-    """Seconds of CPU that processes have used, in all."""
-    ticks = 0
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
