@@ -44,15 +44,13 @@ class Written:
         return dict.fromkeys(self.locked & set(ids), "LOCKED")
 
     async def report(self, reports: Batch) -> list[ReportAnswer]:
-        answers = []
+        refused = []
         for n, report in enumerate(reports):
-            refused = report["task_id"] in self.too_much and "output_ref" in report
-            if not refused:
+            if report["task_id"] in self.too_much and "output_ref" in report:
+                refused.append(ReportAnswer(n, report["task_id"], None, "PS422", "too much"))
+            else:
                 self.reported.append(report)
-            answers.append(
-                ReportAnswer(n, report["task_id"], None, "PS422" if refused else None, "too much")
-            )
-        return answers
+        return refused
 
 
 @pytest.fixture

@@ -29,18 +29,14 @@ def level(caplog: pytest.LogCaptureFixture) -> None:
 # A line each minute
 
 
-def answered(n: int, code: str | None = None) -> ReportAnswer:
-    return ReportAnswer(n, f"r-{n}", None, code, None)
-
-
 def test_a_minute_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     summary = Summary()
     summary.claimed([claimed(n) for n in range(5)], START, 0.01)
     settled = [("a", "ACCEPTED"), ("b", "ACCEPTED"), ("c", "RETRY_SAME"), ("d", "RELEASED")]
     summary.settled([{"task_id": t, "outcome": o} for t, o in settled], {"b": "STALE"}, 0.01)
     statuses = ["SUCCESS", "FAILED", "SUCCESS"]
-    answers = [answered(0), answered(1), answered(2, "PS409")]
-    summary.reported([{"status": status} for status in statuses], answers, 0.01)
+    refused = [ReportAnswer(2, "r-2", "FAILED", "PS409", "too late")]
+    summary.reported([{"status": status} for status in statuses], refused, 0.01)
     summary.fired(2)
 
     summary.tell()

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool
 
-from pgsched.db import SESSION_OPTIONS, Connection, report_statuses, translated
+from pgsched.db import SESSION_OPTIONS, Connection, translated
 from pgsched.due import DueBackfill, DueGap, DueSchedule, NewFailure
 from pgsched.errors import ReadOnly, Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
@@ -39,6 +39,10 @@ _CLAIM = f"""
     left join lateral pgsched.claim_due_tasks(%s, %s, %s, %s) as c on true
 """  # noqa: S608
 _TARGETS = f"select {_columns(Target, 't')} from pgsched.dispatch_targets() as t"  # noqa: S608
+_REPORT = f"""
+    select {_columns(ReportAnswer, "a")}
+    from pgsched.report_statuses(%s) as a where a.code is not null
+"""  # noqa: S608
 _NEWS = f"select {_columns(StatusPush, 'p')} from pgsched.claim_status_pushes(%s, %s, %s) as p"  # noqa: S608
 _NEW_FAILURES = f"select {_columns(NewFailure, 'f')} from pgsched.new_failures(%s, %s) as f"  # noqa: S608
 _DUE_SCHEDULES = f"select {_columns(DueSchedule, 's')} from pgsched.due_schedules(%s, %s, %s) as s"  # noqa: S608
@@ -163,9 +167,9 @@ class Database:
         return dict(cast("list[tuple[str, str]]", rows))
 
     async def report(self, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
-        """One answer for each report, in their order."""
-        async with self.connection() as connection:
-            return await report_statuses(connection, reports)
+        """What was refused, and why."""
+        rows = await self._rows(_REPORT, [Jsonb(reports, dumps=orjson.dumps)])
+        return [ReportAnswer._make(row) for row in rows]
 
     async def claim_news(self, worker_id: str, limit: int, queues: list[str]) -> list[StatusPush]:
         rows = await self._rows(_NEWS, [worker_id, limit, queues])

@@ -12,7 +12,7 @@ from pgsched.database import HORIZON, Database
 from pgsched.errors import PgschedError
 from pgsched.external import Answering
 from pgsched.models import ClaimedTask, ExternalSystem, ReportAnswer
-from pgsched.observer import Items, Observer
+from pgsched.observer import Items, Observer, taken
 from pgsched.settler import Settler
 from pgsched.tallies import SystemTally, WorkerTally
 from pgsched.targets import Targets
@@ -53,10 +53,12 @@ class Measurer(Observer):
         self._tally.settle_sizes.observe(len(settlements))
         self._tally.unsettled.update(map(str.lower, refused.values()))
 
-    def reported(self, reports: Items, answers: list[ReportAnswer], seconds: float) -> None:
+    def reported(self, reports: Items, refused: list[ReportAnswer], seconds: float) -> None:
         self._tally.settle_seconds.observe(seconds)
         self._tally.settle_sizes.observe(len(reports))
-        for answer in answers:
+        for status, count in taken(reports, refused).items():
+            self._tally.reports[status, "ok"] += count
+        for answer in refused:
             status = reports[answer.report_index]["status"]
             self._tally.reports[status, answer.code or "ok"] += 1
 

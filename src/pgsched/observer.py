@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from time import perf_counter
@@ -28,7 +29,7 @@ class Observer:
     def settled(self, settlements: Items, refused: dict[str, str], seconds: float) -> None:
         """*refused* says why, by the id of the task."""
 
-    def reported(self, reports: Items, answers: list[ReportAnswer], seconds: float) -> None:
+    def reported(self, reports: Items, refused: list[ReportAnswer], seconds: float) -> None:
         """The result was in the answer to the push, so the worker reports it."""
 
     def told(self, results: Items) -> None:
@@ -39,6 +40,12 @@ class Observer:
 
     def failed(self, exc: Exception) -> None:
         """A call did not go through."""
+
+
+def taken(reports: Items, refused: list[ReportAnswer]) -> Counter[str]:
+    """How many reports were not refused, by status."""
+    statuses = [report["status"] for report in reports]
+    return Counter(statuses) - Counter(statuses[answer.report_index] for answer in refused)
 
 
 class ObservedDatabase(Database):
@@ -79,15 +86,11 @@ class ObservedDatabase(Database):
 
     async def report(self, reports: Items) -> list[ReportAnswer]:
         began = perf_counter()
-        try:
-            answers = await super().report(reports)
-        except Exception as exc:
-            self._tell_failed(exc)
-            raise
+        refused = await super().report(reports)
         seconds = perf_counter() - began
         for observer in self.observers:
-            observer.reported(reports, answers, seconds)
-        return answers
+            observer.reported(reports, refused, seconds)
+        return refused
 
     async def settle_news(self, results: Items) -> int:
         count = await super().settle_news(results)

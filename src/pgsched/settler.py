@@ -118,7 +118,7 @@ class Settler:
         if not reports:
             return 0
         locked = 0
-        for answer in await self._database.report(reports):
+        for answer in await self._database.report(reports):  # the refused ones
             if answer.code == "LOCKED":
                 self._reports.append(reports[answer.report_index])
                 locked += 1
@@ -127,7 +127,7 @@ class Settler:
                 log.warning("result written without its details", extra=fields)
                 report = reports[answer.report_index]
                 self._reports.append({k: v for k, v in report.items() if k not in _DETAILS})
-            elif answer.code:
+            else:
                 fields = {"task_id": answer.task_id, "error": answer.message}
                 log.info("result refused", extra=fields)
         return locked
@@ -178,12 +178,13 @@ def _settlement(task: ClaimedTask, verdict: str, outcome: Outcome | None = None)
 
 def _report(task: ClaimedTask, outcome: Outcome) -> dict[str, Json]:
     is_success = outcome.verdict is Verdict.SUCCEEDED
-    return {
+    report = {
         "task_id": task.id,
         "attempt": task.attempt,
         "status": "SUCCESS" if is_success else "FAILED",
         "output_ref": outcome.output_ref,
         "error_msg": outcome.error_msg or (None if is_success else outcome.reason),
         "next_input": outcome.next_input,
-        "stop_loop": outcome.stop_loop,
+        "stop_loop": outcome.stop_loop or None,
     }
+    return {key: value for key, value in report.items() if value is not None}

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import datetime
 
 from pgsched.models import ClaimedTask, ReportAnswer
-from pgsched.observer import Items, Observer
+from pgsched.observer import Items, Observer, taken
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,9 @@ class Summary(Observer):
             if settlement["task_id"] not in refused:
                 self._counts[OUTCOMES[settlement["outcome"]]] += 1
 
-    def reported(self, reports: Items, answers: list[ReportAnswer], seconds: float) -> None:
-        for answer in answers:
-            if answer.code is None:
-                is_good = reports[answer.report_index]["status"] == "SUCCESS"
-                self._counts["succeeded" if is_good else "failed"] += 1
+    def reported(self, reports: Items, refused: list[ReportAnswer], seconds: float) -> None:
+        for status, count in taken(reports, refused).items():
+            self._counts["succeeded" if status == "SUCCESS" else "failed"] += count
 
     def fired(self, count: int) -> None:
         self._counts["fired"] += count

@@ -41,9 +41,8 @@ class SpanObserver(Observer):
         counts: Attributes = {"pgsched.tasks": len(settlements), "pgsched.refused": len(refused)}
         self._record("pgsched settle", seconds, counts)
 
-    def reported(self, reports: Items, answers: list[ReportAnswer], seconds: float) -> None:
-        refused = sum(answer.code is not None for answer in answers)
-        counts: Attributes = {"pgsched.tasks": len(reports), "pgsched.refused": refused}
+    def reported(self, reports: Items, refused: list[ReportAnswer], seconds: float) -> None:
+        counts: Attributes = {"pgsched.tasks": len(reports), "pgsched.refused": len(refused)}
         self._record("pgsched report", seconds, counts)
 
     def _record(self, name: str, seconds: float, attributes: Attributes) -> None:
