@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pgsched.loops import end, forever
 from pgsched.models import ClaimedTask, Json
 from pgsched.scanner import ScheduleScanner
 from tests.claimed import AT, claimed
@@ -25,6 +26,7 @@ class World:
         self.queues = ["default"]
         self._found = list(found)
         self.story: list[str] = []
+        self.is_over = asyncio.Event()
 
     async def refresh(self) -> None: ...
 
@@ -39,6 +41,9 @@ class World:
     async def claim(
         self, worker_id: str, limit: int, queues: list[str], cursors: Json
     ) -> tuple[datetime, list[ClaimedTask]]:
+        if not self._found:
+            self.is_over.set()
+            await asyncio.Event().wait()
         self.story.append("claim")
         await asyncio.sleep(0)  # it is with the server
         count = self._found.pop(0)
@@ -54,7 +59,9 @@ async def test_the_next_claim_is_under_way_before_what_the_last_one_found_is_pus
         world, world, world, world, asyncio.Event(), batch=LIMIT, interval=1.0
     )
 
-    await scanner._scan()
+    loop = asyncio.create_task(forever(scanner._scan))
+    await world.is_over.wait()
+    await end([loop])
 
     pushes = ["push"] * LIMIT
     assert world.story == ["claim", "claim", *pushes, "claim", *pushes, "push"]

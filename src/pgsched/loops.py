@@ -23,7 +23,13 @@ FORESEEN = (PgschedError, psycopg.OperationalError, OSError)
 
 
 async def forever(step: Callable[[], Awaitable[float]]) -> None:
-    """Call *step* until cancelled; it returns how many seconds to wait before the next call."""
+    """
+    Call *step* until cancelled; it returns how many seconds to wait before the next call.
+
+    After 0 it is called again at once, before anything else has its turn: so a
+    call of the database can follow the last one, and what that one brought is
+    worked on meanwhile.  Such a step must have waited for something itself.
+    """
     name = step.__qualname__.replace("._", ".")
     trouble = Trouble(name)
     while True:
@@ -33,7 +39,8 @@ async def forever(step: Callable[[], Awaitable[float]]) -> None:
         except Exception as exc:
             trouble.tell(exc)
             seconds = PAUSE
-        await asyncio.sleep(seconds)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
 
 
 class Trouble:

@@ -86,15 +86,13 @@ class ScheduleScanner:
         await end(self._loops)
 
     async def _scan(self) -> float:
-        is_full = True
-        while is_full:  # the next claim is sent before what this one found keeps the loop busy
-            await self._targets.refresh()
-            await self._dispatcher.wait_for_room(self._interval)
-            self._wake.clear()
-            found, is_full = await self.scan_and_dispatch_immediate()
-            if found:
-                self._looks = _looks()
-        if await wait(self._wake, await self._nap()):
+        await self._targets.refresh()
+        await self._dispatcher.wait_for_room(self._interval)
+        self._wake.clear()
+        found, is_full = await self.scan_and_dispatch_immediate()
+        if found:
+            self._looks = _looks()
+        if not is_full and await wait(self._wake, await self._nap()):
             self._looks = _looks()
         return 0
 

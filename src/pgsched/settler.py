@@ -60,16 +60,9 @@ class Settler:
     async def step(self) -> float:
         """Write what has arrived; the loop calls it again at once."""
         await self._arrived.wait()
-        if not self._is_full:
+        if len(self._reports) < BATCH and len(self._settlements) < BATCH:
             await asyncio.sleep(GATHER)
-        pause = await self.flush()
-        while self._is_full and not pause:  # sent before new results keep the loop busy
-            pause = await self.flush()
-        return pause
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._reports) >= BATCH or len(self._settlements) >= BATCH
+        return await self.flush()
 
     async def flush(self) -> float:
         """Write what there is now; how long to wait before the next time, in seconds."""
