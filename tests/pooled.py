@@ -34,16 +34,20 @@ LISTENS = "the session of the test listens"
 IS_KNOWN = "a session of the test is known by the number of its process"
 SETS = "the session of the test sets what its next transaction needs"
 OPTIONS = "a connection of the test has options"
+KEEPS = "the session of the test keeps a temporary table"
 NEW = "what it sets holds for sessions of the server that begin later"
 # Tests that go to the server itself, by the beginning of their names, and why.
 DIRECT = {
+    "tests/security/test_terminal.py::test_nothing_harmful_is_printed": KEEPS,
     "tests/sql/test_backfill.py::test_a_request_about_a_schedule_that_is_being_deleted": IS_KNOWN,
     "tests/sql/test_breaker.py::test_closing_it_wakes_the_workers": LISTENS,
     "tests/sql/test_bulk_acts.py::test_a_retry_of_many_wakes_the_workers": LISTENS,
     "tests/sql/test_enqueue.py::test_of_two_sessions_with_one_key_one_makes_the_task": IS_KNOWN,
     "tests/sql/test_enqueue.py::test_two_sessions_with_different_input_for_one_key": IS_KNOWN,
+    "tests/sql/test_interleavings.py::test_two_sessions_do_to_a_task": KEEPS,
     "tests/sql/test_limits.py::test_a_freed_slot_of_a_limited_queue_wakes_the_workers": LISTENS,
     "tests/sql/test_limits.py::test_many_that_finish_together_wake_once": LISTENS,
+    "tests/sql/test_locks.py::test_a_retry_takes_the_task_that_ended": IS_KNOWN,
     "tests/sql/test_robustness.py::test_a_task_without_a_definition": SETS,
     "tests/sql/test_roles.py": SETS,
     "tests/sql/test_schedule_changes.py::test_who_did_it_is_the_role_of_the_session": SETS,
