@@ -52,12 +52,17 @@ def server() -> Iterator[DevServer]:
         own.remove()
 
 
-def new_database(own: DevServer, name: str) -> str:
-    """A fresh, migrated database with the definition `bench`; its DSN."""
+def empty_database(own: DevServer, name: str) -> str:
+    """A fresh one; its DSN."""
     with psycopg.connect(own.dsn(), autocommit=True) as connection:
         connection.execute(f"drop database if exists {name} with (force)".encode())
         connection.execute(f"create database {name}".encode())
-    dsn = own.dsn(name)
+    return own.dsn(name)
+
+
+def new_database(own: DevServer, name: str) -> str:
+    """A fresh, migrated database with the definition `bench`; its DSN."""
+    dsn = empty_database(own, name)
     migrator.migrate(dsn)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("""select pgsched.define_task('bench', '{"a": 1}')""")

@@ -34,6 +34,33 @@ class Cost(NamedTuple):
     dead: int
 
 
+class Tally:
+    """
+    Counts the jobs that workers have handled.
+
+    Workers tell; but what POSTs is counted by the receiver, for all peers alike,
+    and a batch is one there.  To be made before the workers start.
+    """
+
+    def __init__(self, url: str | None = None, batch: int = 1) -> None:
+        self._url = url
+        self._batch = batch
+        self._before = self._posts()
+
+    def _posts(self) -> int:
+        return int(bench.get(f"{self._url}/count")) if self._url else 0
+
+    def handled(self, crew: list[Working]) -> int:
+        """How many, so far."""
+        if self._url:
+            return self._batch * (self._posts() - self._before)
+        return sum(one.count for one in crew)
+
+    def has_begun(self, crew: list[Working]) -> bool:
+        """Whether each of them has handled one."""
+        return self.handled(crew) > 0 if self._url else all(one.count for one in crew)
+
+
 def drain(
     peer: Peer,
     dsn: str,
@@ -44,43 +71,39 @@ def drain(
     url: str | None = None,
     batch: int = 1,
 ) -> Drained:
-    """
-    Enqueue *count* jobs, then let workers finish them.
-
-    The clock starts once each worker has done its first job, so that no start
-    of a process counts, and ends when the tables say that all is done.
-    """
+    """Enqueue *count* jobs, then let workers finish them."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         before = cost(connection)
         enqueued = peer.run("bulk", dsn, count=count)
         analyze(connection)
-        posted = posts(url)
+        tally = Tally(url, batch)
         with peer.workers(dsn, workers, kind=kind, url=url, batch=batch) as crew:
-
-            def handled() -> int:
-                # What POSTs is counted by the receiver, for all alike; it counts a batch as one.
-                return batch * (posts(url) - posted) if url else sum(one.count for one in crew)
-
-            def begun() -> bool:
-                return handled() > count / 2 or (handled() > 0 if url else all_begun(crew))
-
-            wait_until(begun)
-            started, done = time.perf_counter(), handled()
-            wait_until(lambda: handled() >= count)
-            wait_until(lambda: unfinished(peer, connection) == 0)
-            rate = (count - done) / (time.perf_counter() - started)
+            left, seconds = finish(peer, connection, count, crew, tally)
         after = cost(connection)
     each = [(b - a) / count for a, b in zip(before, after, strict=True)]
-    return Drained(rate, count / enqueued["seconds"], *each)
+    return Drained(left / seconds, count / enqueued["seconds"], *each)
 
 
-def posts(url: str | None) -> int:
-    """How many POSTs a receiver has counted so far."""
-    return int(bench.get(f"{url}/count")) if url else 0
+def finish(
+    peer: Peer,
+    connection: Connection,
+    count: int,
+    crew: list[Working],
+    tally: Tally,
+    on_start: Callable[[], object] = lambda: None,
+) -> tuple[int, float]:
+    """
+    Wait until *count* jobs are done: how many after the clock had started, and in how many seconds.
 
-
-def all_begun(crew: list[Working]) -> bool:
-    return all(one.count for one in crew)
+    The clock starts once each worker has done its first job, so that no start
+    of a process counts, and ends when the tables say that all is done.
+    """
+    wait_until(lambda: tally.has_begun(crew) or tally.handled(crew) > count / 2)
+    on_start()
+    started, done = time.perf_counter(), tally.handled(crew)
+    wait_until(lambda: tally.handled(crew) >= count)
+    wait_until(lambda: unfinished(peer, connection) == 0)
+    return count - done, time.perf_counter() - started
 
 
 def unfinished(peer: Peer, connection: Connection) -> int:

@@ -88,14 +88,10 @@ class Rounds:
             yield
 
     def _database(self, peer: Peer, purpose: str) -> None:
-        name = f"{peer.name}_{purpose}"
-        with psycopg.connect(self._own.dsn(), autocommit=True) as connection:
-            connection.execute(f"drop database if exists {name} with (force)".encode())
-            connection.execute(f"create database {name}".encode())
-        peer.run("install", self._dsn(peer, purpose))
+        peer.run("install", bench.empty_database(self._own, _name(peer, purpose)))
 
     def _dsn(self, peer: Peer, purpose: str) -> str:
-        return self._own.dsn(f"{peer.name}_{purpose}")
+        return self._own.dsn(_name(peer, purpose))
 
     def _count(self, peer: Peer, most: int = DRAIN) -> int:
         return min(self._scale.of(most), int(self._pilots[peer.name] * SECONDS))
@@ -162,6 +158,10 @@ class Rounds:
             waited = measure.latency(peer, self._dsn(peer, "latency"), rate, seconds)
             found |= {f"{name} p50": waited.median, f"{name} p99": waited.p99}
         return found
+
+
+def _name(peer: Peer, purpose: str) -> str:
+    return f"{peer.name}_{purpose}"
 
 
 CASES: dict[str, Callable[[Rounds, Peer, str], dict[str, float]]] = {
