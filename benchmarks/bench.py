@@ -33,11 +33,11 @@ FILL = """
       trace_id, input_params, schedule_config
     )
     select
-      'default', %(priority)s, 'IMMEDIATE', at, at, 3, d.id, pgsched.uuid7(), '{"x": 1}', '{}'
+      d.queue, %(priority)s, 'IMMEDIATE', at, at, 3, d.id, pgsched.uuid7(), '{"x": 1}', '{}'
     from pgsched.task_definitions as d
     cross join (select now() + %(due_in)s::interval) as n (at)
     cross join generate_series(1, %(count)s)
-    where d.name = 'bench'
+    where d.name like %(definitions)s
 """
 
 
@@ -70,10 +70,16 @@ def new_database(own: DevServer, name: str) -> str:
 
 
 def fill(
-    connection: psycopg.Connection[Any], count: int, *, due_in: str = "0", priority: int = 0
+    connection: psycopg.Connection[Any],
+    count: int,
+    *,
+    due_in: str = "0",
+    priority: int = 0,
+    definitions: str = "bench",
 ) -> None:
-    """Write *count* tasks at once."""
-    connection.execute(FILL, {"count": count, "due_in": due_in, "priority": priority})
+    """Write *count* tasks of each of these definitions at once, due at the same moment."""
+    given = {"count": count, "due_in": due_in, "priority": priority, "definitions": definitions}
+    connection.execute(FILL, given)
 
 
 @contextlib.contextmanager

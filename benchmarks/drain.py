@@ -67,7 +67,7 @@ class Drainer:
         tasks = [ClaimedTask._make(r[1:]) for r in rows if r[1] is not None]
         self.cursors.advance(QUEUES, BATCH, horizon, tasks, epoch=self.cursors.epoch)
         if not tasks:
-            self.cursors.sweep(QUEUES, BATCH, horizon, [])
+            self.cursors.sweep(QUEUES, BATCH, horizon, [], since={})
             return 0
         reports = [{"task_id": t.id, "attempt": t.attempt, "status": "SUCCESS"} for t in tasks]
         self.connection.execute(SETTLE, [orjson.dumps(reports).decode()]).fetchall()

@@ -13,8 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ ROUNDS = 5
 CHUNK = 500_000
 # All tasks of a portion come due together, so long after it was begun to be enqueued, in seconds:
 # none is enqueued late, which would make them a matter for sweeps.
-LEAD = 4.0
+LEAD = 2.0
 
 ENDED = """
     insert into pgsched.task_instances (
@@ -57,10 +55,6 @@ DEFINE = """
     )
     from generate_series(1, %s) as n
 """
-SPREAD = """
-    select pgsched.schedule_delayed('bench-' || 1 + n %% %s, %s) from generate_series(1, %s) as n
-"""
-
 Points = list[tuple[int, float]]  # how much there is, and microseconds for a task
 
 
@@ -105,8 +99,7 @@ def queues(own: DevServer) -> Iterator[tuple[int, float]]:
         dsn = bench.new_database(own, "growth_queues")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(DEFINE, [count])
-            spread = partial(connection.execute, SPREAD, [count, timedelta(seconds=LEAD), PORTION])
-            yield count, _worked(dsn, connection, spread)
+            yield count, _worked(dsn, connection, PORTION // count, "bench-%")
 
 
 def workers(own: DevServer) -> Iterator[tuple[int, float]]:
@@ -114,24 +107,23 @@ def workers(own: DevServer) -> Iterator[tuple[int, float]]:
     for count in WORKERS:
         dsn = bench.new_database(own, "growth_workers")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            fill = partial(bench.fill, connection, 3 * PORTION, due_in=f"{LEAD} seconds")
-            yield count, _worked(dsn, connection, fill, count)
+            yield count, _worked(dsn, connection, 3 * PORTION, "bench", count)
 
 
 def _worked(
-    dsn: str, connection: psycopg.Connection[Any], enqueue: Callable[[], object], count: int = 1
+    dsn: str, connection: psycopg.Connection[Any], each: int, definitions: str, crew: int = 1
 ) -> float:
     """From when the tasks are due until the last has ended, by workers that wait for them."""
     costs = []
-    with PGSCHED.workers(dsn, count, kind="noop"):
-        bench.wait_until(connection, f"select count(*) >= {count} from pgsched.workers")
+    with PGSCHED.workers(dsn, crew, kind="noop"):
+        bench.wait_until(connection, f"select count(*) >= {crew} from pgsched.workers")
         for _ in range(ROUNDS):
             due = time.perf_counter() + LEAD
-            enqueue()
-            count_due = measure.unfinished(PGSCHED, connection)
+            bench.fill(connection, each, due_in=f"{LEAD} seconds", definitions=definitions)
+            count = measure.unfinished(PGSCHED, connection)
             time.sleep(due - time.perf_counter())  # raises if the tasks were late
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) == 0)
-            costs.append(1e6 * (time.perf_counter() - due) / count_due)
+            costs.append(1e6 * (time.perf_counter() - due) / count)
     return statistics.median(costs)
 
 

@@ -22,7 +22,7 @@ def test_after_a_full_sweep_that_found_late_ones_the_queues_behind_are_looked_at
     cursors = cursors_behind_everything()
     late = [claimed(n)._replace(queue="a", execute_after=AT) for n in range(1, 3)]
 
-    cursors.sweep(QUEUES, 2, LATER, late)
+    cursors.sweep(QUEUES, 2, LATER, late, since=cursors.of(QUEUES))
 
     assert set(cursors.of(QUEUES)) == {"a"}
 
@@ -34,7 +34,18 @@ def test_a_full_sweep_that_found_none_that_are_late_says_nothing_of_other_queues
         for n in range(1, 3)
     ]
 
-    cursors.sweep(QUEUES, 2, LATER + timedelta(hours=1), new)
+    cursors.sweep(QUEUES, 2, LATER + timedelta(hours=1), new, since=cursors.of(QUEUES))
+
+    assert set(cursors.of(QUEUES)) == {"a", "b", "c"}
+
+
+def test_what_a_claim_went_past_while_the_sweep_had_it_was_not_late() -> None:
+    cursors = Cursors()
+    since = cursors.of(QUEUES)
+    mine = [claimed(n)._replace(queue="a", execute_after=AT) for n in range(1, 3)]
+    cursors.advance(QUEUES, 10, LATER, [], epoch=0)
+
+    cursors.sweep(QUEUES, 2, LATER, mine, since=since)
 
     assert set(cursors.of(QUEUES)) == {"a", "b", "c"}
 
@@ -43,6 +54,6 @@ def test_a_sweep_with_room_left_has_seen_all() -> None:
     cursors = cursors_behind_everything()
     late = [claimed(1)._replace(queue="a", execute_after=AT)]
 
-    cursors.sweep(QUEUES, 2, LATER, late)
+    cursors.sweep(QUEUES, 2, LATER, late, since=cursors.of(QUEUES))
 
     assert set(cursors.of(QUEUES)) == {"a", "b", "c"}

@@ -12,24 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from pgsched.models import ClaimedTask, Json
+from pgsched.models import ClaimedTask
 
 PRIORITIES = range(9, -10, -1)
 # Before every id: a position that is a time alone.
 NO_ID = "00000000-0000-0000-0000-000000000000"
 
 Position = tuple[datetime, str]
+Positions = dict[str, dict[str, Position]]
 
 
 class Cursors:
     """Positions by queue, then by priority; the key "*" stands for all priorities not named."""
 
     def __init__(self) -> None:
-        self._positions: dict[str, dict[str, Position]] = {}
+        self._positions: Positions = {}
         self.epoch = 0
 
-    def of(self, queues: Sequence[str]) -> Json:
-        """The positions to pass to a claim of *queues*."""
+    def of(self, queues: Sequence[str]) -> Positions:
+        """The positions to pass to a claim of *queues*, as they are now."""
         return {name: self._positions[name] for name in queues if name in self._positions}
 
     def advance(
@@ -69,23 +70,27 @@ class Cursors:
         limit: int,
         horizon: datetime,
         tasks: Sequence[ClaimedTask],
+        *,
+        since: Positions,
     ) -> None:
         """
         Note what a claim without cursors has seen; it beats every claim that is under way.
 
-        If it was full, and found what had committed late, there may be more of
-        that in the queues it did not come to: claims look at those from the start.
+        If it was full, and found what had committed late, which lies behind the
+        positions *since* it began, there may be more of that in the queues it
+        did not come to: claims look at those from the start.
         """
         self.epoch += 1
-        is_late = any(self._is_behind(task) for task in tasks)
+        is_late = any(_is_behind(task, since) for task in tasks)
         self.advance(queues, limit, horizon, tasks, epoch=self.epoch)
         if is_late and len(tasks) >= limit:
             reached = max(queues.index(name) for name in {task.queue for task in tasks})
             for name in queues[reached + 1 :]:
                 self._positions.pop(name, None)
 
-    def _is_behind(self, task: ClaimedTask) -> bool:
-        """Whether a claim with cursors would not have seen it."""
-        positions = self._positions.get(task.queue, {})
-        position = positions.get(str(task.priority)) or positions.get("*")
-        return position is not None and (task.execute_after, task.id) <= position
+
+def _is_behind(task: ClaimedTask, positions: Positions) -> bool:
+    """Whether a claim with these cursors would not have seen it."""
+    known = positions.get(task.queue, {})
+    position = known.get(str(task.priority)) or known.get("*")
+    return position is not None and (task.execute_after, task.id) <= position

@@ -122,16 +122,17 @@ class ScheduleScanner:
 
     async def _sweep(self) -> float:
         await self._sweep_due.wait()
-        await self._dispatcher.wait_for_room(self._interval)
         self._sweep_due.clear()
-        began = monotonic()
+        spent = 0.0
         for queues in self._turns():
-            limit = self._limit(queues)
+            await self._dispatcher.wait_for_room(self._interval)
+            began, since, limit = monotonic(), self._cursors.of(queues), self._limit(queues)
             horizon, tasks = await self._claim(queues, limit, {})
-            self._cursors.sweep(queues, limit, horizon, tasks)
+            spent += monotonic() - began
+            self._cursors.sweep(queues, limit, horizon, tasks, since=since)
             if tasks:
                 self._wake.set()
-        return max(SWEEP_SPACING, (monotonic() - began) * SWEEP_SHARE)
+        return max(SWEEP_SPACING, spent * SWEEP_SHARE)
 
     def _limit(self, queues: list[str]) -> int:
         return max(min(self._batch, self._dispatcher.room(queues)), 1)
