@@ -164,8 +164,11 @@ def wait_until(connection: psycopg.Connection[Any], query: str) -> None:
 
 
 def sessions(connection: psycopg.Connection[Any]) -> list[int]:
-    """The processes of all other sessions of this database."""
-    query = "select pid from pg_stat_activity where datname = current_database()"
+    """The processes of all other clients of this database."""
+    query = """
+        select pid from pg_stat_activity
+        where datname = current_database() and backend_type = 'client backend'
+    """
     return [row[0] for row in connection.execute(query) if row[0] != connection.info.backend_pid]
 
 

@@ -30,6 +30,7 @@ RECORD = (0, 100_000, 1_000_000, 5_000_000, 20_000_000)
 QUEUES = (1, 5, 20, 50, 100, 200)
 WORKERS = (1, 2, 4, 8, 16)
 PORTION = 10_000
+LARGE = 30_000  # for processes, whose count is some milliseconds old
 ROUNDS = 5
 # Of one statement.
 CHUNK = 500_000
@@ -99,7 +100,7 @@ def queues(own: DevServer) -> Iterator[tuple[int, float]]:
         dsn = bench.new_database(own, "growth_queues")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(DEFINE, [count])
-            yield count, _worked(dsn, connection, PORTION // count, "bench-%")
+            yield count, _worked(dsn, connection, LARGE // count, "bench-%")
 
 
 def workers(own: DevServer) -> Iterator[tuple[int, float]]:
@@ -107,21 +108,23 @@ def workers(own: DevServer) -> Iterator[tuple[int, float]]:
     for count in WORKERS:
         dsn = bench.new_database(own, "growth_workers")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            yield count, _worked(dsn, connection, 3 * PORTION, "bench", count)
+            yield count, _worked(dsn, connection, LARGE, "bench", count)
 
 
 def _worked(
-    dsn: str, connection: psycopg.Connection[Any], each: int, definitions: str, crew: int = 1
+    dsn: str, connection: psycopg.Connection[Any], each: int, definitions: str, size: int = 1
 ) -> float:
     """From when the tasks are due until the last has ended, by workers that wait for them."""
-    costs = []
-    with PGSCHED.workers(dsn, crew, kind="noop"):
-        bench.wait_until(connection, f"select count(*) >= {crew} from pgsched.workers")
+    costs, goal, tally = [], 0, measure.Tally()
+    with PGSCHED.workers(dsn, size, kind="noop") as crew:
+        bench.wait_until(connection, f"select count(*) >= {size} from pgsched.workers")
         for _ in range(ROUNDS):
             due = time.perf_counter() + LEAD
             bench.fill(connection, each, due_in=f"{LEAD} seconds", definitions=definitions)
             count = measure.unfinished(PGSCHED, connection)
+            goal += count
             time.sleep(due - time.perf_counter())  # raises if the tasks were late
+            measure.wait_until(lambda: tally.handled(crew) >= goal)  # noqa: B023
             measure.wait_until(lambda: measure.unfinished(PGSCHED, connection) == 0)
             costs.append(1e6 * (time.perf_counter() - due) / count)
     return statistics.median(costs)

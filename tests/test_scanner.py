@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import pytest
+
+from pgsched import scanner as module
 from pgsched.loops import end, forever
 from pgsched.models import ClaimedTask, Json
 from pgsched.scanner import ScheduleScanner
@@ -26,6 +29,7 @@ class World:
         self.queues = ["default"]
         self._found = list(found)
         self.story: list[str] = []
+        self.cursors: list[Json] = []
         self.is_over = asyncio.Event()
 
     async def refresh(self) -> None: ...
@@ -45,6 +49,7 @@ class World:
             self.is_over.set()
             await asyncio.Event().wait()
         self.story.append("claim")
+        self.cursors.append(cursors)
         await asyncio.sleep(0)  # it is with the server
         count = self._found.pop(0)
         return AT, [claimed(n) for n in range(count)]
@@ -65,3 +70,19 @@ async def test_the_next_claim_is_under_way_before_what_the_last_one_found_is_pus
 
     pushes = ["push"] * LIMIT
     assert world.story == ["claim", "claim", *pushes, "claim", *pushes, "push"]
+
+
+async def test_a_queue_that_has_no_sweep_for_long_is_claimed_from_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world: Any = World(LIMIT, LIMIT, LIMIT)
+    scanner = ScheduleScanner(
+        world, world, world, world, asyncio.Event(), batch=LIMIT, interval=1.0
+    )
+
+    await scanner.scan_and_dispatch_immediate()
+    await scanner.scan_and_dispatch_immediate()
+    monkeypatch.setattr(module, "SWEEP_PATIENCE", -1.0)
+    await scanner.scan_and_dispatch_immediate()
+
+    assert [set(cursors) for cursors in world.cursors] == [set(), {"default"}, set()]

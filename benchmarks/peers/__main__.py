@@ -35,7 +35,7 @@ def main() -> None:
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
 
-    is_whole = not args.cases and args.only == NAMES and args.share == 1
+    is_whole = not args.cases and args.only == NAMES and args.share == 1 and args.rounds >= 3
     file: Path = args.file or (WHOLE if is_whole else PART)
     file.parent.mkdir(parents=True, exist_ok=True)
     peers = [peer for peer in PEERS if peer.name in args.only]

@@ -33,6 +33,11 @@ class Cursors:
         """The positions to pass to a claim of *queues*, as they are now."""
         return {name: self._positions[name] for name in queues if name in self._positions}
 
+    def forget(self, queues: Sequence[str]) -> None:
+        """Look at these from the start."""
+        for name in queues:
+            self._positions.pop(name, None)
+
     def advance(
         self,
         queues: Sequence[str],
@@ -85,8 +90,7 @@ class Cursors:
         self.advance(queues, limit, horizon, tasks, epoch=self.epoch)
         if is_late and len(tasks) >= limit:
             reached = max(queues.index(name) for name in {task.queue for task in tasks})
-            for name in queues[reached + 1 :]:
-                self._positions.pop(name, None)
+            self.forget(queues[reached + 1 :])
 
 
 def _is_behind(task: ClaimedTask, positions: Positions) -> bool:

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool
 
-from pgsched.db import SESSION_OPTIONS, Connection, translated
+from pgsched.db import SESSION_OPTIONS, Connection, dumps, translated
 from pgsched.due import DueBackfill, DueGap, DueSchedule, NewFailure
 from pgsched.errors import ReadOnly, Unavailable
 from pgsched.models import ClaimedTask, Json, ReportAnswer, Target
@@ -168,7 +168,7 @@ class Database:
 
     async def report(self, reports: list[dict[str, Json]]) -> list[ReportAnswer]:
         """What was refused, and why."""
-        rows = await self._rows(_REPORT, [Jsonb(reports, dumps=orjson.dumps)])
+        rows = await self._rows(_REPORT, [Jsonb(reports, dumps=dumps)])
         return [ReportAnswer._make(row) for row in rows]
 
     async def claim_news(self, worker_id: str, limit: int, queues: list[str]) -> list[StatusPush]:

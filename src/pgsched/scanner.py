@@ -27,6 +27,8 @@ SOON = 0.002
 # Sweeps walk over what cursors avoid: this far apart, and a twentieth of the time.
 SWEEP_SPACING = 0.02
 SWEEP_SHARE = 20
+# Where claims take all the room that there is, they do without cursors instead: in seconds.
+SWEEP_PATIENCE = 2.0
 
 
 class Dispatcher(Protocol):
@@ -73,6 +75,8 @@ class ScheduleScanner:
         self._turn = 0
         self._looks = _looks()
         self._sweep_due = asyncio.Event()
+        self._sweep_pause = 0.0
+        self._swept_at: dict[str, float] = {}  # by queue
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -112,6 +116,7 @@ class ScheduleScanner:
         found, limit = 0, 1
         for queues in self._turns():
             limit = self._limit(queues)
+            self._forget_stale(queues)
             epoch = self._cursors.epoch
             horizon, tasks = await self._claim(queues, limit, self._cursors.of(queues))
             self._cursors.advance(queues, limit, horizon, tasks, epoch=epoch)
@@ -122,6 +127,7 @@ class ScheduleScanner:
 
     async def _sweep(self) -> float:
         await self._sweep_due.wait()
+        await self._dispatcher.wait_for_room(self._interval)
         self._sweep_due.clear()
         spent = 0.0
         for queues in self._turns():
@@ -129,10 +135,20 @@ class ScheduleScanner:
             began, since, limit = monotonic(), self._cursors.of(queues), self._limit(queues)
             horizon, tasks = await self._claim(queues, limit, {})
             spent += monotonic() - began
+            self._swept_at |= dict.fromkeys(queues, began)
             self._cursors.sweep(queues, limit, horizon, tasks, since=since)
             if tasks:
                 self._wake.set()
-        return max(SWEEP_SPACING, spent * SWEEP_SHARE)
+        self._sweep_pause = max(SWEEP_SPACING, spent * SWEEP_SHARE)
+        return self._sweep_pause
+
+    def _forget_stale(self, queues: list[str]) -> None:
+        """Claim from the start what has had no sweep for long, since claims took all the room."""
+        now = monotonic()
+        long_ago = now - 2 * self._sweep_pause - SWEEP_PATIENCE
+        stale = [name for name in queues if self._swept_at.get(name, 0) < long_ago]
+        self._cursors.forget(stale)
+        self._swept_at |= dict.fromkeys(stale, now)
 
     def _limit(self, queues: list[str]) -> int:
         return max(min(self._batch, self._dispatcher.room(queues)), 1)
