@@ -1,21 +1,24 @@
 """
-What a plan of capacity wants to know: what is there to pay for workers that have nothing to
-do, and how much room a task takes while it waits and once it is in the record.
+What a plan of capacity wants to know: what there is to pay for workers that have nothing to
+do, or little, and how much room a task takes while it waits and once it is in the record.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
 from benchmarks import bench
 from benchmarks.drain import Drainer
+from benchmarks.peers.peer import PGSCHED
 from pgsched.devdb import DevServer
 
-SECONDS = 20.0
+SECONDS = 15.0
 WORKERS = (1, 8)
+RATE = 100
 TASKS = 200_000
 
 CALLS = "select xact_commit from pg_stat_database where datname = current_database()"
@@ -27,36 +30,44 @@ SIZE = """
 
 def run(own: DevServer) -> None:
     for count in WORKERS:
-        _idle(bench.new_database(own, "idle"), count)
+        dsn = bench.new_database(own, "busy")
+        _watch(dsn, count, "idle", lambda: time.sleep(SECONDS))
+        trickle = {"rate": RATE, "seconds": SECONDS}
+        _watch(dsn, count, f"at {RATE} tasks/s", lambda: PGSCHED.run("trickle", dsn, **trickle))  # noqa: B023
     _room(bench.new_database(own, "room"))
 
 
-def _idle(dsn: str, count: int) -> None:
+def _watch(dsn: str, count: int, what: str, let_go_by: Callable[[], object]) -> None:
     with (
-        bench.workers(dsn, "http://127.0.0.1:9", count) as pids,
+        PGSCHED.workers(dsn, count, kind="noop") as crew,
         psycopg.connect(dsn, autocommit=True) as connection,
     ):
+        bench.wait_until(connection, f"select count(*) >= {count} from pgsched.workers")
         time.sleep(2)  # whatever is done once is done
-        held = bench.sessions(connection)
-        before, began = _spent(connection, pids), time.perf_counter()
-        time.sleep(SECONDS)
-        spent = zip(before, _spent(connection, pids), strict=True)
+        pids, sessions = [one.pid for one in crew], bench.sessions(connection)
+        before, began = _spent(connection, pids, sessions), time.perf_counter()
+        let_go_by()
         seconds = (time.perf_counter() - began) * count
+        spent = zip(before, _spent(connection, pids, sessions), strict=True)
     calls, worker, postgres = ((after - at_first) / seconds for at_first, after in spent)
+    enqueued = 0 if what == "idle" else RATE / count
     bench.row(
-        f"each of {count} idle workers: calls of the database",
-        f"{calls:.1f}/s, {len(held) / count:.0f} sessions",
+        f"each of {count} workers, {what}: calls of the database",
+        f"{calls - enqueued:.0f}/s, {len(sessions) / count:.0f} sessions",
     )
     bench.row(
-        f"each of {count} idle workers: CPU of the worker / of Postgres",
+        f"each of {count} workers, {what}: CPU of the worker / of Postgres",
         f"{1000 * worker:.0f} / {1000 * postgres:.0f} ms/s",
     )
 
 
-def _spent(connection: psycopg.Connection[Any], pids: list[int]) -> tuple[float, float, float]:
+def _spent(
+    connection: psycopg.Connection[Any], workers: list[int], sessions: list[int]
+) -> tuple[float, float, float]:
+    connection.execute("select pg_stat_clear_snapshot()")
     row = connection.execute(CALLS).fetchone()
     assert row is not None
-    return float(row[0]), bench.cpu_of(pids), bench.cpu_of(bench.sessions(connection))
+    return float(row[0]), bench.cpu_of(workers), bench.cpu_of(sessions)
 
 
 def _room(dsn: str) -> None:
