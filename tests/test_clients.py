@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from pgsched.answers import Reply, Verdict, outcome_of
-from pgsched.clients import HandlerClient
+from pgsched.clients import Handler, HandlerClient
 from pgsched.configuration import load_settings
 from pgsched.models import Completion, ExternalSystem
 from pgsched.worker import Worker
@@ -91,6 +92,16 @@ async def test_one_that_takes_too_long_is_cancelled_and_ends_unanswered() -> Non
     assert was_cancelled.is_set()
 
 
+async def work(dsn: str, handler: Handler, is_over: Callable[[], bool]) -> None:
+    """Have a worker call *handler* until it is over."""
+    stop = asyncio.Event()
+    settings = load_settings(database_url=as_role(dsn, "worker"))
+    worker = asyncio.create_task(Worker(settings, handler).run(stop))
+    await until(is_over)
+    stop.set()
+    await worker
+
+
 @pytest.mark.parametrize("count", [300])
 async def test_a_worker_with_a_handler_needs_no_external_system(dsn: str, count: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -106,13 +117,7 @@ async def test_a_worker_with_a_handler_needs_no_external_system(dsn: str, count:
             raise RuntimeError("only once")
         return {"output_ref": f"ref-{n}"}
 
-    stop = asyncio.Event()
-    worker = asyncio.create_task(
-        Worker(load_settings(database_url=as_role(dsn, "worker")), handler).run(stop)
-    )
-    await until(lambda: len(seen) == count + 1)
-    stop.set()
-    await worker
+    await work(dsn, handler, lambda: len(seen) == count + 1)
 
     first = task_row(dsn, rows[0][0])
     assert (first["status"], first["retry_count"], first["output_ref"]) == ("SUCCESS", 1, "ref-1")
@@ -122,3 +127,18 @@ async def test_a_worker_with_a_handler_needs_no_external_system(dsn: str, count:
         ).fetchone()
     assert row == (count, "SUCCESS", "SUCCESS")
     assert sorted(seen) == [1, *range(1, count + 1)]
+
+
+async def test_a_handler_may_give_the_next_round_whatever_json_can_hold(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select pgsched.define_task('job')")
+        conn.execute("select pgsched.schedule_loop('job', p_max_rounds => 2)")
+    seen: list[dict[str, Any]] = []
+
+    async def handler(push: dict[str, Any]) -> dict[str, Any]:
+        seen.append(push["metadata"]["input_params"])
+        return {"next_input": {1: 2**70}}  # neither of which orjson writes
+
+    await work(dsn, handler, lambda: len(seen) == 2)
+
+    assert list(seen[1]) == ["1"]
