@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 mpl.rcParams.update(
     {
@@ -69,7 +70,7 @@ def growth(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
         sizes = [max(size, 1) for size, _ in points]
         axis.plot(sizes, [cost for _, cost in points], marker="o", color=OURS)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_ylim(0, 1.1 * max(cost for _, cost in points))
         axis.set_title(title, loc="left", fontsize=8, fontweight="bold")
         axis.set_ylabel("microseconds a task")
