@@ -19,7 +19,7 @@ DONE = """
 
 def run(own: DevServer) -> None:
     rate = push_rate(own)
-    bench.row("claim -> POST -> settle, one worker process", f"{rate:,.0f} tasks/s", ">= 5,000")
+    bench.row("claim -> POST -> accepted, one worker process", f"{rate:,.0f} tasks/s", ">= 5,000")
 
 
 def push_rate(own: DevServer, count: int = COUNT, batch_size: int = 1) -> float:
