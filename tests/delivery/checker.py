@@ -141,8 +141,23 @@ def what_a_batch_does_not_say_is_asked_alone(_: Terms, case: Case) -> Iterator[s
     for delivery in case.deliveries:
         is_unsaid = delivery.reply == Reply.UNSAID and delivery.sequence not in alone
         is_over = case.number_of(delivery) in given_back or _was_missed(case, delivery)
-        if is_unsaid and not is_over:
+        if is_unsaid and not is_over and not _was_ended_by_an_earlier_attempt(case, delivery):
             yield f"was not mentioned in a batch, and not asked alone with {delivery.sequence}"
+
+
+def _was_ended_by_an_earlier_attempt(case: Case, delivery: Delivery) -> bool:
+    """
+    Its late report came after the delivery, and was taken.
+
+    A worker that slept until then gives back what is over, which leaves no event.
+    """
+    return any(
+        report.code == 200
+        and report.status != "RUNNING"
+        and report.attempt < delivery.attempt
+        and (report.answered or 0.0) >= delivery.arrived
+        for report in case.reports
+    )
 
 
 def nothing_is_claimed_after_the_end(_: Terms, case: Case) -> Iterator[str]:
