@@ -154,6 +154,7 @@ def _was_ended_by_an_earlier_attempt(case: Case, delivery: Delivery) -> bool:
     return any(
         report.code == 200
         and report.status != "RUNNING"
+        and report.attempt is not None
         and report.attempt < delivery.attempt
         and (report.answered or 0.0) >= delivery.arrived
         for report in case.reports
