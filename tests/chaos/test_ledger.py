@@ -28,7 +28,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.bench import receiver, workers
+from benchmarks.bench import fill, receiver, workers
 from pgsched.devdb import DevServer, state_dir
 from tests.chaos.client import ROUNDS, Acknowledged, Client
 from tests.chaos.door import Door
@@ -69,10 +69,6 @@ LEAD_TO = "update pgsched.external_systems set base_url = %s where name = 'defau
 PORTION = 3000
 # They are enqueued so long before they are due, in seconds.
 LEAD = 1.5
-SOON = """
-    select pgsched.schedule_delayed('plain', n.due - clock_timestamp())
-    from (select now() + %s * interval '1 second') as n (due), generate_series(1, %s)
-"""
 GOOD_ENOUGH = 0.95
 TURNS, TRIES = 3, 12
 
@@ -289,7 +285,7 @@ def rate(dsn: str) -> float:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("vacuum analyze pgsched.scheduled_tasks")
         due = time.monotonic() + LEAD
-        connection.execute(SOON, [LEAD, PORTION])
+        fill(connection, PORTION, due_in=f"{LEAD} seconds", definitions="plain")
         query = "select exists (select from pgsched.scheduled_tasks)"
         assert connection.execute(query).fetchone() == (True,)
         time.sleep(due - time.monotonic())
