@@ -6,7 +6,6 @@ do, or little, and how much room a task takes while it waits and once it is in t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -31,13 +30,13 @@ SIZE = """
 def run(own: DevServer) -> None:
     for count in WORKERS:
         dsn = bench.new_database(own, "busy")
-        _watch(dsn, count, "idle", lambda: time.sleep(SECONDS))
-        trickle = {"rate": RATE, "seconds": SECONDS}
-        _watch(dsn, count, f"at {RATE} tasks/s", lambda: PGSCHED.run("trickle", dsn, **trickle))  # noqa: B023
+        for rate in (0, RATE):
+            _watch(dsn, count, rate)
     _room(bench.new_database(own, "room"))
 
 
-def _watch(dsn: str, count: int, what: str, let_go_by: Callable[[], object]) -> None:
+def _watch(dsn: str, count: int, rate: int) -> None:
+    """*rate*: tasks a second, for all the workers together."""
     with (
         PGSCHED.workers(dsn, count, kind="noop") as crew,
         psycopg.connect(dsn, autocommit=True) as connection,
@@ -46,14 +45,17 @@ def _watch(dsn: str, count: int, what: str, let_go_by: Callable[[], object]) -> 
         time.sleep(2)  # whatever is done once is done
         pids, sessions = [one.pid for one in crew], bench.sessions(connection)
         before, began = _spent(connection, pids, sessions), time.perf_counter()
-        let_go_by()
+        if rate:
+            PGSCHED.run("trickle", dsn, rate=rate, seconds=SECONDS)
+        else:
+            time.sleep(SECONDS)
         seconds = (time.perf_counter() - began) * count
         spent = zip(before, _spent(connection, pids, sessions), strict=True)
     calls, worker, postgres = ((after - at_first) / seconds for at_first, after in spent)
-    enqueued = 0 if what == "idle" else RATE / count
+    what = f"at {rate} tasks/s" if rate else "idle"
     bench.row(
         f"each of {count} workers, {what}: calls of the database",
-        f"{calls - enqueued:.0f}/s, {len(sessions) / count:.0f} sessions",
+        f"{calls - rate / count:.0f}/s, {len(sessions) / count:.0f} sessions",
     )
     bench.row(
         f"each of {count} workers, {what}: CPU of the worker / of Postgres",

@@ -56,6 +56,7 @@ DEFINE = """
     )
     from generate_series(1, %s) as n
 """
+
 Points = list[tuple[int, float]]  # how much there is, and microseconds for a task
 
 

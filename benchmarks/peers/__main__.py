@@ -35,7 +35,9 @@ def main() -> None:
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
 
-    is_whole = not args.cases and args.only == NAMES and args.share == 1 and args.rounds >= 3
+    is_whole = (
+        not args.cases and args.only == NAMES and args.share == 1 and args.rounds >= Scale().rounds
+    )
     file: Path = args.file or (WHOLE if is_whole else PART)
     file.parent.mkdir(parents=True, exist_ok=True)
     peers = [peer for peer in PEERS if peer.name in args.only]
@@ -50,9 +52,9 @@ def main() -> None:
 
 
 def _count(given: str) -> int:
-    if (count := int(given)) < 1:
-        raise argparse.ArgumentTypeError("at least one round")
-    return count
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given} is no number of rounds, from 1")
+    return int(given)
 
 
 def _names(given: str) -> list[str]:

@@ -60,7 +60,7 @@ class Measurer(Observer):
             self._tally.reports[status, "ok"] += count
         for answer in refused:
             status = reports[answer.report_index]["status"]
-            self._tally.reports[status, answer.code or "ok"] += 1
+            self._tally.reports[status, str(answer.code)] += 1
 
     def told(self, results: Items) -> None:
         self._tally.news.update(result["outcome"].lower() for result in results)

@@ -23,7 +23,7 @@ MAX_QUEUES = 16
 # something there is soon more, of which nobody tells for as long as it comes fast.
 SECOND_LOOKS = (0.002, 0.01, 0.05, 0.25)
 # So soon that it is not worth asking whether something is due before, in seconds.
-SOON = 0.002
+SOON = SECOND_LOOKS[0]
 # Sweeps walk over what cursors avoid: this far apart, and a twentieth of the time.
 SWEEP_SPACING = 0.02
 SWEEP_SHARE = 20
