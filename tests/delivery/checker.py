@@ -90,8 +90,9 @@ def _was_spared(case: Case, delivery: Delivery) -> bool:
 
 
 def spared(terms: Terms, case: Case) -> list[Delivery]:
-    """What should be counted, and was deferred."""
-    return [d for d in case.deliveries if is_counted(terms, d) and _was_spared(case, d)]
+    """What should be counted, was heard, as far as it was answered, and was deferred."""
+    counted = [d for d in case.deliveries if is_counted(terms, d) and d not in unheard(case)]
+    return [delivery for delivery in counted if _was_spared(case, delivery)]
 
 
 def unheard(case: Case) -> list[Delivery]:

@@ -441,6 +441,17 @@ def test_a_probe_that_fails_costs_nothing() -> None:
     assert spared(RESPONSE, case) == case.deliveries[:1]
 
 
+def test_a_500_that_came_too_late_is_unheard_and_no_probe() -> None:
+    """The worker had given up waiting for it, which defers a task by callback as well."""
+    case = retried()
+    case.add(Event(T, 7.2, "DEFERRED", 3, 4, "HTTP 500"))
+    assert (unheard(case), spared(CALLBACK, case)) == ([], [case.deliveries[3]])
+
+    case.events.pop()
+    case.add(Event(T, 7.2, "DEFERRED", 3, 4, "no answer within 0.5 s"))
+    assert (unheard(case), spared(CALLBACK, case)) == ([case.deliveries[3]], [])
+
+
 def test_a_500_that_met_the_end_costs_nothing() -> None:
     """It was under way when the executor reported: nobody counts it any more."""
     case = retried()
