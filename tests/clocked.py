@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
-from tests.restoring import drop_partitions, restore_tables, shared_database
+from tests.restoring import SharedDatabase, drop_partitions, shared_database
 from tests.sql.sched import Sched, fake_clock, open_sched, restart_clock
 
 
 @pytest.fixture(scope="session")
-def clocked_dsn(pgsched_db: Any) -> Iterator[str]:
+def clocked(pgsched_db: Any) -> Iterator[SharedDatabase]:
     """One migrated database for all tests that turn the clock."""
-    with shared_database(pgsched_db, "clocked") as dsn:
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            fake_clock(conn)
-        yield dsn
+    with shared_database(pgsched_db, "clocked") as database:
+        fake_clock(database.session)
+        yield database
 
 
 @pytest.fixture
-def connect(clocked_dsn: str, pooled: Callable[[str], str]) -> Iterator[Callable[[], Sched]]:
+def connect(clocked: SharedDatabase, pooled: Callable[[str], str]) -> Iterator[Callable[[], Sched]]:
     """Open as many sessions as the test needs; they are closed when it ends."""
     opened: list[Sched] = []
 
     def connect() -> Sched:
-        opened.append(open_sched(pooled(clocked_dsn)))
+        opened.append(open_sched(pooled(clocked.dsn)))
         return opened[-1]
 
     yield connect
@@ -36,14 +34,13 @@ def connect(clocked_dsn: str, pooled: Callable[[str], str]) -> Iterator[Callable
 
 
 @pytest.fixture
-def sched(connect: Callable[[], Sched]) -> Sched:
+def sched(clocked: SharedDatabase, connect: Callable[[], Sched]) -> Sched:
     """A session, and a definition `job` of the default settings."""
-    sched = connect()
-    restart_clock(sched.conn)
-    drop_partitions(sched.conn)
-    restore_tables(sched.conn)
-    sched.define()
-    return sched
+    restart_clock(clocked.session)
+    drop_partitions(clocked.session)
+    clocked.restore()
+    Sched(clocked.session).define()
+    return connect()
 
 
 @pytest.fixture

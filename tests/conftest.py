@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql import factories
 
 from pgsched.devdb import DevServer, state_dir
-from tests.restoring import drop_partitions_ahead, restore_tables, shared_database
+from tests.restoring import SharedDatabase, drop_partitions_ahead, shared_database
 from tests.roles import make_logins, make_owner
 
 pytest_plugins = [
@@ -115,9 +115,9 @@ postgresql = factories.postgresql("pgsched_db")
 
 
 @pytest.fixture(scope="session")
-def shared_dsn(pgsched_db: Any) -> Iterator[str]:
-    with shared_database(pgsched_db, "shared") as dsn:
-        yield dsn
+def shared(pgsched_db: Any) -> Iterator[SharedDatabase]:
+    with shared_database(pgsched_db, "shared") as database:
+        yield database
 
 
 @pytest.fixture
@@ -130,10 +130,9 @@ def dsn(request: pytest.FixtureRequest, pooled: Callable[[str], str]) -> str:
     """
     own = request.node.get_closest_marker("own_database")
     if own is None and "postgresql" not in request.fixturenames:
-        shared: str = request.getfixturevalue("shared_dsn")
-        with psycopg.connect(shared, autocommit=True) as conn:
-            restore_tables(conn)
-        return pooled(shared)
+        shared: SharedDatabase = request.getfixturevalue("shared")
+        shared.restore()
+        return pooled(shared.dsn)
     info = request.getfixturevalue("postgresql").info
     own_dsn = make_conninfo(
         host=info.host,

@@ -11,6 +11,7 @@ import pytest
 from pgsched import catalog, drift
 from pgsched.ledger import State, entries, faults, read
 from pgsched.migrations import migrations
+from tests.restoring import SharedDatabase
 
 Connection = psycopg.Connection[Any]
 
@@ -20,9 +21,9 @@ VIEW = "view upcoming"
 
 
 @pytest.fixture
-def db(shared_dsn: str) -> Iterator[Connection]:
+def db(shared: SharedDatabase) -> Iterator[Connection]:
     """In a transaction that comes to nothing, so that what is done here is done for one test."""
-    with psycopg.connect(shared_dsn) as connection:
+    with psycopg.connect(shared.dsn) as connection:
         yield connection
         connection.rollback()
 

@@ -32,7 +32,7 @@ Ledger = list[Fire]
 # Of a ledger
 
 SPEC = Spec("s", "*/10 * * * *", overlap="allow", misfire="none", grace=5 * MINUTE)
-INSTANTS = instants(SPEC)[: 6 * 48]
+INSTANTS = instants(SPEC._replace(ends_at=BEGIN + timedelta(days=2)))
 
 
 def at(clock: str, day: int = 1) -> datetime:

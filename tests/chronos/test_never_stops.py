@@ -17,6 +17,7 @@ from pgsched.database import Database
 from pgsched.due import DueSchedule
 from pgsched.errors import PgschedError
 from pgsched.ticker import Ticker
+from tests.restoring import SharedDatabase
 from tests.roles import as_role
 from tests.sql.sched import HOUR, MINUTE, SECOND, Sched
 
@@ -29,9 +30,9 @@ IMPATIENT: dict[str, Any] = {
 
 
 @pytest.fixture
-async def ticker(sched: Sched, clocked_dsn: str) -> AsyncIterator[Ticker]:
+async def ticker(sched: Sched, clocked: SharedDatabase) -> AsyncIterator[Ticker]:
     """What ticks in a worker, on the database and the clock of `sched`."""
-    database = Database(as_role(clocked_dsn, "worker"))
+    database = Database(as_role(clocked.dsn, "worker"))
     await database.open()
     yield Ticker(database, asyncio.Event(), 1.0)
     await database.close()
@@ -407,8 +408,8 @@ async def test_the_instant_at_which_a_schedule_broke_is_in_the_ledger(
 
 
 @pytest.fixture
-async def backfiller(sched: Sched, clocked_dsn: str) -> AsyncIterator[Backfiller]:
-    database = Database(as_role(clocked_dsn, "worker"))
+async def backfiller(sched: Sched, clocked: SharedDatabase) -> AsyncIterator[Backfiller]:
+    database = Database(as_role(clocked.dsn, "worker"))
     await database.open()
     yield Backfiller(database, asyncio.Event(), 0.01)
     await database.close()

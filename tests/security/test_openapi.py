@@ -17,6 +17,7 @@ from pgsched import api
 from pgsched.api import services
 from pgsched.settings import Settings
 from tests.executing import dispatched_task
+from tests.restoring import SharedDatabase
 from tests.roles import as_role
 from tests.security.fuzzing import Values, checks_without, explained, fuzz, load, put_known
 
@@ -41,9 +42,9 @@ EXCUSED = {
 
 
 @pytest.fixture(scope="module")
-def client(shared_dsn: str) -> Iterator[ASGIClient]:
+def client(shared: SharedDatabase) -> Iterator[ASGIClient]:
     app: Any = api.create_app(
-        Settings(database_url=as_role(shared_dsn, "operator"), api_key=SecretStr(KEY))
+        Settings(database_url=as_role(shared.dsn, "operator"), api_key=SecretStr(KEY))
     )
     with patch.object(services, "CONNECTION_WAIT", 60.0), get_client(app) as client:
         yield client

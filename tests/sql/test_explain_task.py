@@ -8,6 +8,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from tests.restoring import SharedDatabase
 from tests.roles import as_role
 from tests.sql.ledger import cron
 from tests.sql.sched import HOUR, MINUTE, SECOND, Sched
@@ -399,9 +400,9 @@ def test_a_round_of_a_loop(sched: Sched) -> None:
 # Who may ask
 
 
-def test_a_client_may_ask_about_its_own_and_no_other(sched: Sched, clocked_dsn: str) -> None:
+def test_a_client_may_ask_about_its_own_and_no_other(sched: Sched, clocked: SharedDatabase) -> None:
     strangers = sched.schedule()
-    with psycopg.connect(as_role(clocked_dsn, "client"), autocommit=True) as conn:
+    with psycopg.connect(as_role(clocked.dsn, "client"), autocommit=True) as conn:
         client = Sched(conn)
         client.define("mine")
         assert "It is due since" in explained(client, client.schedule("mine"))[0]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.programs import run_program
+from tests.restoring import SharedDatabase
 from tests.roles import as_role
 from tests.sql.ledger import cron
 from tests.sql.sched import MINUTE, SECOND, Sched
@@ -102,14 +103,14 @@ def title(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_answers_its_question(
-    path: Path, scene: dict[str, str], clocked_dsn: str, connect: Callable[[], Sched]
+    path: Path, scene: dict[str, str], clocked: SharedDatabase, connect: Callable[[], Sched]
 ) -> None:
     recipe = RECIPES[path.stem]
     if path.stem == "cancel_what_is_not_wanted":
         connect().schedule("job", delay=SECOND)
     given = [f"{name}={fill(value, scene)}" for name, value in recipe.given.items()]
     variables = [word for text in given for word in ("-v", text)]
-    dsn = as_role(clocked_dsn, "operator" if recipe.is_act else "reader")
+    dsn = as_role(clocked.dsn, "operator" if recipe.is_act else "reader")
 
     done = run_program(
         "psql", dsn, "-X", "-P", "format=unaligned", "-P", "fieldsep= | ", "-v", "ON_ERROR_STOP=1",
