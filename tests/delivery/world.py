@@ -111,6 +111,15 @@ EVENTS = """
       coalesce(message, '')
     from pgsched.task_events
 """
+# What waits for a client that takes no more of an answer may do so for ever.
+UNDER_WAY = """
+    select pid, query_start
+    from pg_stat_activity
+    where datname = current_database()
+      and state = 'active'
+      and wait_event is distinct from 'ClientWrite'
+      and pid <> pg_backend_pid()
+"""
 
 
 class Process:
@@ -182,11 +191,18 @@ class World:
         while True:
             worker.process.send_signal(signal.SIGSTOP)
             if self.holds_tasks(worker):
-                return True
+                self.let_statements_end()  # one of its own may be about to settle them all
+                if self.holds_tasks(worker):
+                    return True
             if time.monotonic() > deadline:
                 return False
             worker.process.send_signal(signal.SIGCONT)
             time.sleep(0.01)
+
+    def let_statements_end(self) -> None:
+        """Those of anybody that the database is at work on."""
+        begun = {*self.db.execute(UNDER_WAY)}
+        eventually(lambda: begun.isdisjoint(self.db.execute(UNDER_WAY)))
 
     def wake_without_its_tasks(self, worker: Process) -> None:
         eventually(lambda: not self.holds_tasks(worker))
