@@ -35,7 +35,7 @@ ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
 SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
 BATCH_SIZE = 20
 # Of the answers, so many may have come when their worker had just given up waiting.
-UNHEARD = 0.05
+UNHEARD = 0.1
 # A breaker opens seldom, if at all, and a probe of it may fail.
 PROBES = 5
 # What a worker holds: for each of its slots as much as it pushes at a time and as
@@ -59,16 +59,18 @@ def test_every_task_ends_as_the_contract_says(
     batch_size: int,
 ) -> None:
     # All slots at once push so much in batches that the receiver takes its time.
-    timeout = 0.5 if batch_size == 1 else 1.0
+    timeout = 0.5 if batch_size == 1 else 2.0
     habits = Habits("", SEED, completion, request_timeout=timeout, silence=2.0)
     began = time.monotonic()
     with world(postgresql, dsn, tmp_path, habits, batch_size=batch_size) as it:
-        it.schedule(ASKED)
+        it.schedule(ASKED // 2)
         victim, sleeper = it.start_worker(), it.start_worker()
-        it.wait_until_unfinished(ASKED // 2, 30 + ASKED / 50)
-        it.kill_while_it_holds_tasks(victim)
+        it.wait_until_unfinished(ASKED // 4, 30 + ASKED / 50)
+        it.stop_with_full_hands(victim, ASKED // 4)
+        victim.kill()
+        it.stop_with_full_hands(sleeper, ASKED - len(it.tasks))
         it.start_worker()
-        it.stop_for_longer_than_its_lease(sleeper)
+        it.wake_without_its_tasks(sleeper)
         if ASKED > TASKS:
             it.wait_until_unfinished(ASKED // 5, 30 + ASKED / 50)
             it.break_connections()

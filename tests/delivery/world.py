@@ -111,6 +111,9 @@ EVENTS = """
       coalesce(message, '')
     from pgsched.task_events
 """
+HELD = "select count(*) from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
+# What is under way may end by a report; of so many some are not.
+FULL_HANDS = 30
 # What waits for a client that takes no more of an answer may do so for ever.
 UNDER_WAY = """
     select pid, query_start
@@ -176,28 +179,24 @@ class World:
         worker.says("(worker ready)")
         return worker
 
-    def kill_while_it_holds_tasks(self, worker: Process) -> None:
-        assert self.stop_at_work(worker)
-        worker.kill()
+    def stop_with_full_hands(self, worker: Process, count: int) -> None:
+        """Schedule so many, and stop it while it holds more than others could end for it."""
+        self.schedule(count)
+        assert self.stop_at_work(worker, least=FULL_HANDS)
 
-    def stop_for_longer_than_its_lease(self, worker: Process) -> None:
-        """Let it sleep until others have all that it held; then it wakes up, and goes on."""
-        assert self.stop_at_work(worker)
-        self.wake_without_its_tasks(worker)
-
-    def stop_at_work(self, worker: Process, seconds: float = 30.0) -> bool:
+    def stop_at_work(self, worker: Process, seconds: float = 30.0, least: int = 1) -> bool:
         """Stop it while it holds tasks, or, after *seconds*, in any case; whether it does."""
         deadline = time.monotonic() + seconds
         while True:
             worker.process.send_signal(signal.SIGSTOP)
-            if self.holds_tasks(worker):
+            if self.count_held(worker) >= least:
                 self.let_statements_end()  # one of its own may be about to settle them all
-                if self.holds_tasks(worker):
+                if self.count_held(worker) >= least:
                     return True
             if time.monotonic() > deadline:
                 return False
             worker.process.send_signal(signal.SIGCONT)
-            time.sleep(0.01)
+            time.sleep(0.003)
 
     def let_statements_end(self) -> None:
         """Those of anybody that the database is at work on."""
@@ -205,13 +204,15 @@ class World:
         eventually(lambda: begun.isdisjoint(self.db.execute(UNDER_WAY)))
 
     def wake_without_its_tasks(self, worker: Process) -> None:
-        eventually(lambda: not self.holds_tasks(worker))
+        """Let it sleep until others have all that it held; then it goes on."""
+        eventually(lambda: not self.count_held(worker))
         worker.process.send_signal(signal.SIGCONT)
 
-    def holds_tasks(self, worker: Process) -> bool:
+    def count_held(self, worker: Process) -> int:
         worker_id = worker.says(r"worker ready worker_id=(\S+)")
-        query = "select from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
-        return self.db.execute(query, [worker_id]).fetchone() is not None
+        row = self.db.execute(HELD, [worker_id]).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def break_connections(self) -> None:
         """All that workers and API have to the database, in the midst of whatever they do."""
