@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -99,12 +100,14 @@ def _fill(dsn: str) -> None:
             span = "least(interval '1 day', now() - %(start)s)" if n == DAYS else "interval '1 day'"
             row: Any = connection.execute(f"select {span}".encode(), {"start": day}).fetchone()
             connection.execute(FILL_DAY, {"start": day, "length": row[0], "count": share})
-            print(f"\r  filling: {n + 1} of {DAYS + 1} days", end="", flush=True)
+            if sys.stdout.isatty():
+                print(f"\r  filling: {n + 1} of {DAYS + 1} days", end="", flush=True)
         connection.execute(FILL_EVENTS, [EVENTS])
         bench.fill(connection, UNFINISHED // 2)
         bench.fill(connection, UNFINISHED // 2, due_in="1 hour")
         connection.execute("vacuum analyze")
-        print(f"\r  filled in {time.monotonic() - began:.0f} s" + 20 * " ", flush=True)
+        start = "\r" if sys.stdout.isatty() else ""
+        print(f"{start}  filled in {time.monotonic() - began:.0f} s" + 20 * " ", flush=True)
 
 
 def _add_partitions(connection: psycopg.Connection[Any], table: str) -> None:
