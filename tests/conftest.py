@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql import factories
 
 from pgsched.devdb import DevServer, state_dir
+from tests.asked import ROOT, check
 from tests.restoring import SharedDatabase, drop_partitions_ahead, shared_database
 from tests.roles import make_logins, make_owner
 
@@ -48,10 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name this run's server; the workers of pytest-xdist share it."""
     if hasattr(config, "workerinput"):
         return
-    os.environ["PGSCHED_TEST_ROOT"] = str(state_dir() / f"test-{secrets.token_hex(4)}")
+    os.environ[ROOT] = str(state_dir() / f"test-{secrets.token_hex(4)}")
     for root in state_dir().glob("test-*"):  # of runs that were killed
         if time.time() - root.stat().st_mtime > HOUR:
             DevServer(root).remove()
+    check(os.environ)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -60,7 +62,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    root = Path(os.environ["PGSCHED_TEST_ROOT"])
+    root = Path(os.environ[ROOT])
     if root.exists() and not hasattr(config, "workerinput"):
         DevServer(root).remove()
 
@@ -80,7 +82,7 @@ def pg_server(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
             **common,
         )
         return
-    with DevServer(Path(os.environ["PGSCHED_TEST_ROOT"])).shared(**FAST) as server:
+    with DevServer(Path(os.environ[ROOT])).shared(**FAST) as server:
         yield SimpleNamespace(
             host=str(server.socket_dir),
             port=server.port,

@@ -23,9 +23,10 @@ from psycopg.conninfo import make_conninfo
 from pgsched import doctor
 from pgsched.database import Database
 from pgsched.visit import visit
+from tests.asked import asked
 from tests.pgbouncer import MISSING, PgBouncer, find_pgbouncer, pgbouncer
 
-IS_POOLED = os.environ.get("PGSCHED_TEST_PGBOUNCER") == "1"
+IS_POOLED = asked("PGBOUNCER") == 1
 
 # No transaction finds anything of the one before it in its session.
 FORGETS = "server_reset_query = discard all\nserver_reset_query_always = 1"

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from pgsched import migrator
 from pgsched.devbin import Programs, find_bindir
 from pgsched.devdb import LOCK, DevServer
+from tests.asked import ROOT
 from tests.roles import make_logins
 from tests.waiting import eventually
 
@@ -86,7 +87,7 @@ class Pair:
 @contextmanager
 def pair() -> Iterator[Pair]:
     """A pair with the schema and its logins."""
-    it = Pair(Path(f"{os.environ['PGSCHED_TEST_ROOT']}-{secrets.token_hex(3)}"))
+    it = Pair(Path(f"{os.environ[ROOT]}-{secrets.token_hex(3)}"))
     try:
         it.start()
         migrator.migrate(it.primary.dsn())

@@ -15,7 +15,6 @@ PGSCHED_TEST_CHAOS_TASKS says how many tasks, at about.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from psycopg.conninfo import make_conninfo
 
 from benchmarks.bench import fill, receiver, workers
 from pgsched.devdb import DevServer, state_dir
+from tests.asked import asked
 from tests.chaos.client import ROUNDS, Acknowledged, Client
 from tests.chaos.door import Door
 from tests.conftest import install_schema
@@ -40,8 +40,8 @@ from tests.delivery.world import NOTES, Process, World, world
 
 pytestmark = pytest.mark.chaos
 
-TASKS = int(os.environ.get("PGSCHED_TEST_CHAOS_TASKS", "12000"))
-SEED = int(os.environ.get("PGSCHED_TEST_CHAOS_SEED", "1"))
+TASKS = asked("CHAOS_TASKS")
+SEED = asked("CHAOS_SEED")
 WORKERS = 3
 SCHEDULES, RUNS = 10, max(TASKS // 150, 20)
 CRON = """

@@ -1,26 +1,25 @@
 """
 A year of everything that can go wrong, and then each instant is in the ledger once.
 
-It is simulated from seeds; PGSCHED_TEST_CHRONOS_SEEDS says how many of them, by
-default SEEDS.  A failure names its seed, and is the same each time.
+It is simulated from seeds; PGSCHED_TEST_CHRONOS_SEEDS says how many of them.
+A failure names its seed, and is the same each time.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 import pytest
 
+from tests.asked import asked
 from tests.chronos.checker import complaints, predict
 from tests.chronos.oracle import HOUR, YEAR, instants
 from tests.chronos.world import World
 from tests.sql.sched import Sched
 
-SEEDS = 1
-ASKED = int(os.environ.get("PGSCHED_TEST_CHRONOS_SEEDS", SEEDS))
+SEEDS = asked("CHRONOS_SEEDS")
 DAY = timedelta(days=1)
 
 Expected = dict[str, dict[datetime, str]]
@@ -64,7 +63,7 @@ def backfill_some(world: World, expected: Expected, rng: random.Random) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(ASKED))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_instant_of_a_year_is_in_the_ledger_once(
     sched: Sched, connect: Callable[[], Sched], seed: int
 ) -> None:

@@ -15,7 +15,6 @@ delivery` runs 20,000.  The answers come from PGSCHED_TEST_DELIVERY_SEED.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,14 +24,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.asked import asked, default
 from tests.delivery.checker import spared, unheard, violations
 from tests.delivery.evidence import Case, Reply
 from tests.delivery.hostile import Habits
 from tests.delivery.world import world
 
-TASKS = 1500
-ASKED = int(os.environ.get("PGSCHED_TEST_DELIVERY_TASKS", TASKS))
-SEED = int(os.environ.get("PGSCHED_TEST_DELIVERY_SEED", "1"))
+TASKS = default("DELIVERY_TASKS")
+ASKED = asked("DELIVERY_TASKS")
+SEED = asked("DELIVERY_SEED")
 BATCH_SIZE = 20
 # Of the answers, so many may have come when their worker had just given up waiting.
 UNHEARD = 0.1

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.asked import asked
 from tests.node_red.program import EXAMPLE, INSTALLED
 
 
 @pytest.fixture(scope="session", autouse=True)
 def opted_in(request: pytest.FixtureRequest) -> None:
-    asked = os.environ.get("PGSCHED_TEST_NODE_RED") == "1"
-    if not asked and "node_red" not in request.config.option.markexpr:
+    if not asked("NODE_RED") and "node_red" not in request.config.option.markexpr:
         pytest.skip("set PGSCHED_TEST_NODE_RED=1 to test with Node-RED")
     if not shutil.which("npm"):
         pytest.skip("there is no npm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +20,10 @@ from schemathesis.generation.hypothesis.builder import (
     create_test,
 )
 
+from tests.asked import asked
+
 # Random requests to each operation, beside those that try each field at its limits.
-EXAMPLES = int(os.environ.get("PGSCHED_TEST_FUZZ_EXAMPLES", "5"))
+EXAMPLES = asked("FUZZ_EXAMPLES")
 load_all_checks()
 ALL = (
     "not_a_server_error",

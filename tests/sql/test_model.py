@@ -11,7 +11,6 @@ takes minutes.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,13 +27,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.asked import asked, default
 from tests.restoring import restore_tables
 from tests.sql.model import Definition, Delivery, Loop, Model, Queue, Report, Settlement, Task
 from tests.sql.sched import HOUR, MINUTE, SECOND, START, Sched, restart_clock
 
-EXAMPLES = 50
+EXAMPLES = default("MODEL_EXAMPLES")
 LENGTH = 50
-ASKED = int(os.environ.get("PGSCHED_TEST_MODEL_EXAMPLES", EXAMPLES))
+ASKED = asked("MODEL_EXAMPLES")
 PHASES = set(Phase) if ASKED > EXAMPLES else set(Phase) - {Phase.shrink, Phase.explain}
 
 WORKERS = 4
