@@ -73,13 +73,14 @@ def schedule(db: Connection, seconds: float) -> str:
 def test_a_task_goes_there_and_comes_back_as_success(
     dsn: str, db: Connection, running: str
 ) -> None:
-    task_id = schedule(db, 0.4)
-    eventually(lambda: task_row(dsn, task_id)["progress"] == {"percent": 50})
-    assert task_row(dsn, task_id)["status"] == "RUNNING"
+    endless, task_id = schedule(db, 600), schedule(db, 0.1)
+    eventually(lambda: task_row(dsn, endless)["progress"] == {"percent": 0})
+    assert task_row(dsn, endless)["status"] == "RUNNING"
 
     eventually(lambda: task_row(dsn, task_id)["status"] == "SUCCESS")
 
     row = task_row(dsn, task_id)
+    assert row["progress"] == {"percent": 50}
     assert row["output_ref"] == f"done:{task_id}"
     assert (row["attempt"], row["delivery_count"]) == (1, 1)
 
