@@ -14,7 +14,7 @@ from tests.delivery.evidence import Delivery, Reply
 from tests.delivery.hostile import BATCH_MIX, MIX, Connection, Habits, Receiver
 from tests.waiting import until
 
-HABITS = Habits("http://127.0.0.1:9", 1, "callback", request_timeout=0.15, silence=60)
+HABITS = Habits("http://127.0.0.1:9", 1, "callback", request_timeout=0.6, silence=60)
 STATUSES = {reply: int(reply[:3]) for reply in Reply if reply[:3].isdigit()}
 SILENT = {Reply.RESET, Reply.HALF, Reply.HANG, Reply.LATE}
 PATH = "/api/tasks/status"
@@ -58,9 +58,9 @@ async def post(client: httpx.AsyncClient, path: str, body: Any) -> httpx.Respons
 async def single_answers(count: int) -> tuple[dict[str, Delivery], list[httpx.Response | None]]:
     async with receiving() as (receiver, client):
         responses: list[httpx.Response | None] = []
-        for first in range(0, count, 10):  # a client that is too busy would hear less
-            pushes = [post(client, PATH, push(first + number)) for number in range(10)]
-            responses += await asyncio.gather(*pushes)
+        for first in range(0, count, 50):  # a client that is too busy would hear less
+            numbers = range(first, min(first + 50, count))
+            responses += await asyncio.gather(*(post(client, PATH, push(n)) for n in numbers))
         await asyncio.sleep(2 * HABITS.request_timeout)
         await until(lambda: len(receiver.deliveries) >= count)
         assert len(receiver.deliveries) == count
@@ -73,7 +73,8 @@ async def test_what_is_written_down_of_a_push_is_what_was_answered() -> None:
     for number, response in enumerate(responses):
         delivery = deliveries[f"t{number}"]
         assert (response is None) == (delivery.reply in SILENT), delivery
-        assert (response is None) == (delivery.written is None), delivery
+        if delivery.reply != Reply.LATE:  # which may be written just before the client hangs up
+            assert (response is None) == (delivery.written is None), delivery
         assert delivery.key == f"t{number}:1"
         if response is not None:
             assert response.status_code == STATUSES[Reply(delivery.reply)]
