@@ -575,7 +575,10 @@ def test_a_migrator_waits_for_another_longer_than_for_a_stranger(
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(migrator.migrate, dsn, files=files)
         with psycopg.connect(dsn, autocommit=True) as observer:
-            query = "select from pg_stat_activity where wait_event = 'PgSleep'"
+            query = """
+                select from pg_stat_activity
+                where wait_event = 'PgSleep' and datname = current_database()
+            """
             eventually(lambda: observer.execute(query).rowcount == 1)
         second = pool.submit(migrator.migrate, dsn, files=files, say=said.append)
 

@@ -33,6 +33,7 @@ pytestmark = [
 CALLBACK_SECRET = "whsec_" + base64.b64encode(b"of these tests" * 2).decode()
 # As many sessions for all that connect as one role: clients have to share them.
 FEW = 3
+SESSIONS = "select count(*) from pg_stat_activity where datname = current_database()"
 FORGOTTEN = "set PGSCHED_POLL_ONLY=true"
 TAKES_OPTIONS = "ignore_startup_parameters = options"
 TYPES = {"IMMEDIATE", "DELAYED", "CRON", "LOOP", "INTERVAL_LOOP", "LOOP_ONCE"}
@@ -124,8 +125,7 @@ async def test_tasks_of_all_six_types_end(
         assert process.process.poll() is None
         assert "ERROR" not in process.log
         assert "WARNING" not in process.log
-    seen = "select count(*) from pg_stat_activity where usename = 'pgsched_test_worker'"
-    [[sessions]] = db.execute(seen).fetchall()
+    [[sessions]] = db.execute(f"{SESSIONS} and usename = 'pgsched_test_worker'".encode()).fetchall()
     assert 0 < sessions <= FEW  # of up to 18 that two workers have connected
 
 
@@ -159,7 +159,7 @@ def test_behind_one_in_session_mode_a_worker_is_woken(
     dsn = as_role(through(mode="session", more=TAKES_OPTIONS), "worker")
     worker = start_worker(PGSCHED_DATABASE_URL=dsn, PGSCHED_SCHEDULE_SCAN_INTERVAL="60")
     worker.wait_until_ready()
-    listens = "select count(*) from pg_stat_activity where application_name = 'pgsched listen'"
+    listens = f"{SESSIONS} and application_name = 'pgsched listen'".encode()
     eventually(lambda: db.execute(listens).fetchone() == (1,))
 
     schedule(db, 1)

@@ -219,7 +219,7 @@ def test_an_outage_of_the_database_is_waited_out(
 
     db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where application_name like 'pgsched%'"
+        " where application_name like 'pgsched%' and datname = current_database()"
     )
     schedule(db, 5)
 

@@ -181,14 +181,15 @@ def is_kept(db: Connection, name: str) -> bool:
 
 
 def objects(db: Connection) -> list[Any]:
-    """Tables, columns, functions and roles; partitions come and go by themselves."""
+    """Tables, functions and roles of pgsched; partitions and roles of tests come and go."""
     return db.execute(
         "select c.oid::regclass::text, c.relacl::text from pg_class as c"
         " where not c.relispartition and c.relkind in ('r', 'p', 'v')"
         " and c.relnamespace::regnamespace::text in ('pgsched', 'public')"
         " union all select p.oid::regprocedure::text, p.proacl::text from pg_proc as p"
         " where p.pronamespace = 'pgsched'::regnamespace"
-        " union all select r.rolname, r.rolsuper::text from pg_roles as r order by 1, 2"
+        " union all select r.rolname, r.rolsuper::text from pg_roles as r"
+        " where r.rolname ~ '^pgsched_(?!test_)' order by 1, 2"
     ).fetchall()
 
 
