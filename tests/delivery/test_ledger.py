@@ -68,7 +68,7 @@ def test_every_task_ends_as_the_contract_says(
         it.wait_until_unfinished(ASKED // 4, 30 + ASKED / 50)
         it.stop_with_full_hands(victim, ASKED // 4)
         victim.kill()
-        it.stop_with_full_hands(sleeper, ASKED - len(it.tasks))
+        it.stop_with_full_hands(sleeper, max(ASKED // 4, ASKED - len(it.tasks)))
         it.start_worker()
         it.wake_without_its_tasks(sleeper)
         if ASKED > TASKS:
@@ -81,7 +81,7 @@ def test_every_task_ends_as_the_contract_says(
     found = list(violations(it.terms, cases))
 
     print(f"{completion}, {batch_size} a push: {ended - began:.1f} s; {summary(cases)}")
-    assert len(cases) == len(it.tasks) == ASKED
+    assert len(cases) == len(it.tasks) >= ASKED
     if found:
         pytest.fail("\n".join([f"{len(found)} complaints", *found[:20], *stories(cases, found)]))
     # What is excused must be little, or it is nothing that is proved.

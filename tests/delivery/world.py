@@ -114,6 +114,8 @@ EVENTS = """
 HELD = "select count(*) from pgsched.scheduled_tasks where status = 'SCHEDULED' and worker_id = %s"
 # What is under way may end by a report; of so many some are not.
 FULL_HANDS = 30
+# So many tries, each of so long.
+BURSTS, BURST_SECONDS = 10, 3.0
 # What waits for a client that takes no more of an answer may do so for ever.
 UNDER_WAY = """
     select pid, query_start
@@ -180,9 +182,17 @@ class World:
         return worker
 
     def stop_with_full_hands(self, worker: Process, count: int) -> None:
-        """Schedule so many, and stop it while it holds more than others could end for it."""
-        self.schedule(count)
-        assert self.stop_at_work(worker, least=FULL_HANDS)
+        """
+        Schedule so many, and stop it while it holds more than others could end for it.
+
+        As often as it takes: another worker may claim most of them.
+        """
+        for _ in range(BURSTS):
+            self.schedule(count)
+            if self.stop_at_work(worker, BURST_SECONDS, FULL_HANDS):
+                return
+            worker.process.send_signal(signal.SIGCONT)
+        raise AssertionError(f"it did not hold {FULL_HANDS} tasks at any time")
 
     def stop_at_work(self, worker: Process, seconds: float = 30.0, least: int = 1) -> bool:
         """Stop it while it holds tasks, or, after *seconds*, in any case; whether it does."""
