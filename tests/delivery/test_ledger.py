@@ -32,6 +32,7 @@ from tests.delivery.world import world
 
 TASKS = default("DELIVERY_TASKS")
 ASKED = asked("DELIVERY_TASKS")
+BURST = ASKED // 4
 SEED = asked("DELIVERY_SEED")
 BATCH_SIZE = 20
 # Of the answers, so many may have come when their worker had just given up waiting.
@@ -63,12 +64,12 @@ def test_every_task_ends_as_the_contract_says(
     habits = Habits("", SEED, completion, request_timeout=timeout, silence=2.0)
     began = time.monotonic()
     with world(postgresql, dsn, tmp_path, habits, batch_size=batch_size) as it:
-        it.schedule(ASKED // 2)
+        it.schedule(ASKED - 2 * BURST)
         victim, sleeper = it.start_worker(), it.start_worker()
         it.wait_until_unfinished(ASKED // 4, 30 + ASKED / 50)
-        it.stop_with_full_hands(victim, ASKED // 4)
+        it.stop_with_full_hands(victim, BURST)
         victim.kill()
-        it.stop_with_full_hands(sleeper, max(ASKED // 4, ASKED - len(it.tasks)))
+        it.stop_with_full_hands(sleeper, BURST)
         it.start_worker()
         it.wake_without_its_tasks(sleeper)
         if ASKED > TASKS:
