@@ -16,8 +16,6 @@ import pytest
 PREFIX = "PGSCHED_TEST_"
 # The name of the server of a run, which the run itself sets.
 ROOT = f"{PREFIX}ROOT"
-
-
 # No bound.
 ANY = 2**31 - 1
 
@@ -31,29 +29,26 @@ class Wish(NamedTuple):
 
 
 WISHES = {
-    f"{PREFIX}{name}": wish
-    for name, wish in {
-        "CHAOS_SEED": Wish(1, 0),
-        "CHAOS_TASKS": Wish(12_000, 1000),
-        "CHRONOS_SEEDS": Wish(1, 1),
-        "DELIVERY_SEED": Wish(1, 0),
-        "DELIVERY_TASKS": Wish(1500, 1500),  # with fewer, what is rare does not happen
-        "FUZZ_EXAMPLES": Wish(5, 1),
-        "MODEL_EXAMPLES": Wish(50, 1),
-        "NODE_RED": Wish(0, 0, 1),
-        "PGBOUNCER": Wish(0, 0, 1),
-    }.items()
+    "PGSCHED_TEST_CHAOS_SEED": Wish(1, 0),
+    "PGSCHED_TEST_CHAOS_TASKS": Wish(12_000, 1000),
+    "PGSCHED_TEST_CHRONOS_SEEDS": Wish(1, 1),
+    "PGSCHED_TEST_DELIVERY_SEED": Wish(1, 0),
+    "PGSCHED_TEST_DELIVERY_TASKS": Wish(1500, 1500),  # with fewer, what is rare does not happen
+    "PGSCHED_TEST_FUZZ_EXAMPLES": Wish(5, 1),
+    "PGSCHED_TEST_MODEL_EXAMPLES": Wish(50, 1),
+    "PGSCHED_TEST_NODE_RED": Wish(0, 0, 1),
+    "PGSCHED_TEST_PGBOUNCER": Wish(0, 0, 1),
 }
 
 
 def asked(name: str) -> int:
-    """What PGSCHED_TEST_*name* says, or its default."""
-    return read(f"{PREFIX}{name}", os.environ)
+    """What the variable says, or its default."""
+    return read(name, os.environ)
 
 
 def default(name: str) -> int:
-    """What PGSCHED_TEST_*name* is when nothing is said."""
-    return WISHES[f"{PREFIX}{name}"].default
+    """What holds when the variable is not set."""
+    return WISHES[name].default
 
 
 def check(environ: Mapping[str, str]) -> None:

@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for root in state_dir().glob("test-*"):  # of runs that were killed
         if time.time() - root.stat().st_mtime > HOUR:
             DevServer(root).remove()
-    check(os.environ)
+    check(os.environ)  # what follows a refusal needs the name
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -26,7 +26,7 @@ from pgsched.visit import visit
 from tests.asked import asked
 from tests.pgbouncer import MISSING, PgBouncer, find_pgbouncer, pgbouncer
 
-IS_POOLED = asked("PGBOUNCER") == 1
+IS_POOLED = asked("PGSCHED_TEST_PGBOUNCER") == 1
 
 # No transaction finds anything of the one before it in its session.
 FORGETS = "server_reset_query = discard all\nserver_reset_query_always = 1"

@@ -29,6 +29,7 @@ from pgsched.settings import Settings
 from pgsched.signing import callback_token
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
 from tests.roles import as_role
+from tests.sessions import count_sessions, cut_sessions
 from tests.waiting import eventually
 
 Client = httpx.AsyncClient
@@ -767,18 +768,9 @@ async def test_connections_that_the_server_has_cut_are_not_noticed_outside(
     dsn: str, client: Client
 ) -> None:
     await asyncio.gather(*(client.get("/api/queues") for _ in range(20)))
-    cut = (
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgsched'"
-    )
-    execute(dsn, cut + " and datname = current_database()")
-    left = "select count(*) from pg_stat_activity where application_name = 'pgsched'"
-
-    def all_cut() -> bool:
-        with psycopg.connect(dsn) as conn:
-            query = f"{left} and datname = current_database()"
-            return conn.execute(query.encode()).fetchone() == (0,)
-
-    await asyncio.to_thread(eventually, all_cut)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        cut_sessions(conn, "pgsched")
+        await asyncio.to_thread(eventually, lambda: count_sessions(conn, "pgsched") == 0)
 
     assert (await client.post("/api/tasks", json={"definition": "job"})).status_code == 201
 

@@ -22,6 +22,7 @@ from pgsched.tallies import Distribution
 from pgsched.targets import Targets
 from pgsched.testing import FakeExternalSystem
 from tests.scraping import OPENMETRICS, Scrape, measured_worker, scrape
+from tests.sessions import cut_sessions
 from tests.waiting import until
 
 
@@ -175,11 +176,8 @@ async def test_errors_of_the_database_are_counted_by_kind(dsn: str) -> None:
     with FakeExternalSystem() as system:
         async with measured_worker(dsn, external_system_url=system.url) as url:
             await scrape_until(url, "pgsched_worker_listen_connected", least=1)
-            execute(
-                dsn,
-                "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where application_name = 'pgsched' and datname = current_database()",
-            )
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                cut_sessions(conn, "pgsched")
             await scrape_until(url, "pgsched_worker_database_errors_total", "Unavailable", least=1)
 
 

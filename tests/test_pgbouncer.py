@@ -21,6 +21,7 @@ from pgsched.testing import FakeExternalSystem
 from tests.pgbouncer import MISSING, find_pgbouncer, pgbouncer
 from tests.receiver import Receiver
 from tests.roles import as_role
+from tests.sessions import count_sessions
 from tests.test_migrations import migration
 from tests.waiting import eventually
 from tests.working import Connection, StartWorker, schedule, statuses
@@ -33,7 +34,6 @@ pytestmark = [
 CALLBACK_SECRET = "whsec_" + base64.b64encode(b"of these tests" * 2).decode()
 # As many sessions for all that connect as one role: clients have to share them.
 FEW = 3
-SESSIONS = "select count(*) from pg_stat_activity where datname = current_database()"
 FORGOTTEN = "set PGSCHED_POLL_ONLY=true"
 TAKES_OPTIONS = "ignore_startup_parameters = options"
 TYPES = {"IMMEDIATE", "DELAYED", "CRON", "LOOP", "INTERVAL_LOOP", "LOOP_ONCE"}
@@ -125,7 +125,8 @@ async def test_tasks_of_all_six_types_end(
         assert process.process.poll() is None
         assert "ERROR" not in process.log
         assert "WARNING" not in process.log
-    [[sessions]] = db.execute(f"{SESSIONS} and usename = 'pgsched_test_worker'".encode()).fetchall()
+    seen = "select from pg_stat_activity where datname = current_database() and usename = %s"
+    sessions = db.execute(seen, ["pgsched_test_worker"]).rowcount
     assert 0 < sessions <= FEW  # of up to 18 that two workers have connected
 
 
@@ -159,8 +160,7 @@ def test_behind_one_in_session_mode_a_worker_is_woken(
     dsn = as_role(through(mode="session", more=TAKES_OPTIONS), "worker")
     worker = start_worker(PGSCHED_DATABASE_URL=dsn, PGSCHED_SCHEDULE_SCAN_INTERVAL="60")
     worker.wait_until_ready()
-    listens = f"{SESSIONS} and application_name = 'pgsched listen'".encode()
-    eventually(lambda: db.execute(listens).fetchone() == (1,))
+    eventually(lambda: count_sessions(db, "pgsched listen") == 1)
 
     schedule(db, 1)
 

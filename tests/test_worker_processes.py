@@ -12,6 +12,7 @@ from standardwebhooks import Webhook
 
 from pgsched.signing import attempt_of
 from tests.receiver import Receiver
+from tests.sessions import cut_sessions
 from tests.waiting import eventually
 from tests.working import Connection, StartWorker, schedule, statuses
 
@@ -217,10 +218,7 @@ def test_an_outage_of_the_database_is_waited_out(
     worker = start_worker()
     worker.wait_until_ready()
 
-    db.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where application_name like 'pgsched%' and datname = current_database()"
-    )
+    cut_sessions(db)
     schedule(db, 5)
 
     eventually(lambda: statuses(db) == {"DISPATCHED": 5})

@@ -40,8 +40,8 @@ from tests.delivery.world import NOTES, Process, World, world
 
 pytestmark = pytest.mark.chaos
 
-TASKS = asked("CHAOS_TASKS")
-SEED = asked("CHAOS_SEED")
+TASKS = asked("PGSCHED_TEST_CHAOS_TASKS")
+SEED = asked("PGSCHED_TEST_CHAOS_SEED")
 WORKERS = 3
 SCHEDULES, RUNS = 10, max(TASKS // 150, 20)
 CRON = """

@@ -1,8 +1,8 @@
 """
 A year of everything that can go wrong, and then each instant is in the ledger once.
 
-It is simulated from seeds; PGSCHED_TEST_CHRONOS_SEEDS says how many of them.
-A failure names its seed, and is the same each time.
+It is simulated from seeds; PGSCHED_TEST_CHRONOS_SEEDS says how many of them,
+by default one.  A failure names its seed, and is the same each time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.chronos.oracle import HOUR, YEAR, instants
 from tests.chronos.world import World
 from tests.sql.sched import Sched
 
-SEEDS = asked("CHRONOS_SEEDS")
+SEEDS = asked("PGSCHED_TEST_CHRONOS_SEEDS")
 DAY = timedelta(days=1)
 
 Expected = dict[str, dict[datetime, str]]

@@ -30,10 +30,10 @@ from tests.delivery.evidence import Case, Reply
 from tests.delivery.hostile import Habits
 from tests.delivery.world import world
 
-TASKS = default("DELIVERY_TASKS")
-ASKED = asked("DELIVERY_TASKS")
+TASKS = default("PGSCHED_TEST_DELIVERY_TASKS")
+ASKED = asked("PGSCHED_TEST_DELIVERY_TASKS")
 BURST = ASKED // 4
-SEED = asked("DELIVERY_SEED")
+SEED = asked("PGSCHED_TEST_DELIVERY_SEED")
 BATCH_SIZE = 20
 # Of the answers, so many may have come when their worker had just given up waiting.
 UNHEARD = 0.1

@@ -30,6 +30,7 @@ from tests.delivery.evidence import (
 )
 from tests.delivery.hostile import Habits
 from tests.roles import as_role
+from tests.sessions import cut_sessions
 from tests.waiting import eventually
 
 Connection = psycopg.Connection[Any]
@@ -225,11 +226,8 @@ class World:
         return int(row[0])
 
     def break_connections(self) -> None:
-        """All that workers and API have to the database, in the midst of whatever they do."""
-        self.db.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where application_name like 'pgsched%' and datname = current_database()"
-        )
+        """All that workers and API have to the database."""
+        cut_sessions(self.db)
 
     def schedule(self, count: int) -> None:
         first = len(self.tasks) + 1

@@ -15,7 +15,7 @@ from tests.node_red.program import EXAMPLE, INSTALLED
 
 @pytest.fixture(scope="session", autouse=True)
 def opted_in(request: pytest.FixtureRequest) -> None:
-    if not asked("NODE_RED") and "node_red" not in request.config.option.markexpr:
+    if not asked("PGSCHED_TEST_NODE_RED") and "node_red" not in request.config.option.markexpr:
         pytest.skip("set PGSCHED_TEST_NODE_RED=1 to test with Node-RED")
     if not shutil.which("npm"):
         pytest.skip("there is no npm")

@@ -23,7 +23,7 @@ from schemathesis.generation.hypothesis.builder import (
 from tests.asked import asked
 
 # Random requests to each operation, beside those that try each field at its limits.
-EXAMPLES = asked("FUZZ_EXAMPLES")
+EXAMPLES = asked("PGSCHED_TEST_FUZZ_EXAMPLES")
 load_all_checks()
 ALL = (
     "not_a_server_error",

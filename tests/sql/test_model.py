@@ -32,9 +32,9 @@ from tests.restoring import restore_tables
 from tests.sql.model import Definition, Delivery, Loop, Model, Queue, Report, Settlement, Task
 from tests.sql.sched import HOUR, MINUTE, SECOND, START, Sched, restart_clock
 
-EXAMPLES = default("MODEL_EXAMPLES")
+EXAMPLES = default("PGSCHED_TEST_MODEL_EXAMPLES")
 LENGTH = 50
-ASKED = asked("MODEL_EXAMPLES")
+ASKED = asked("PGSCHED_TEST_MODEL_EXAMPLES")
 PHASES = set(Phase) if ASKED > EXAMPLES else set(Phase) - {Phase.shrink, Phase.explain}
 
 WORKERS = 4
