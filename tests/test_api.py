@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from pgsched import api, reports
@@ -27,6 +28,7 @@ from pgsched.api.guard import MAX_BODY, MAX_LIST
 from pgsched.errors import ConfigError
 from pgsched.settings import Settings
 from pgsched.signing import callback_token
+from tests.chaos.door import Door, connect_to_server
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
 from tests.roles import as_role
 from tests.sessions import count_sessions, cut_sessions
@@ -61,6 +63,12 @@ async def client(dsn: str, open_client: OpenClient) -> Client:
     client = await open_client(dsn)
     await client.post("/api/definitions", json={"name": "job", "content": {"do": "it"}})
     return client
+
+
+def cut_all(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        cut_sessions(conn, "pgsched")
+        eventually(lambda: count_sessions(conn, "pgsched") == 0)
 
 
 async def schedule(client: Client, **body: Any) -> str:
@@ -768,11 +776,23 @@ async def test_connections_that_the_server_has_cut_are_not_noticed_outside(
     dsn: str, client: Client
 ) -> None:
     await asyncio.gather(*(client.get("/api/queues") for _ in range(20)))
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        cut_sessions(conn, "pgsched")
-        await asyncio.to_thread(eventually, lambda: count_sessions(conn, "pgsched") == 0)
+
+    await asyncio.to_thread(cut_all, dsn)
 
     assert (await client.post("/api/tasks", json={"definition": "job"})).status_code == 201
+
+
+async def test_connections_that_the_server_has_cut_and_not_hung_up_are_not_either(
+    dsn: str, client: Client, open_client: OpenClient
+) -> None:
+    with Door(lambda: connect_to_server(dsn)) as door:
+        door.hold_hangups()
+        behind = await open_client(make_conninfo(dsn, host="127.0.0.1", port=door.port))
+        await asyncio.gather(*(behind.get("/api/queues") for _ in range(20)))
+
+        await asyncio.to_thread(cut_all, dsn)
+
+        assert (await behind.post("/api/tasks", json={"definition": "job"})).status_code == 201
 
 
 # The document

@@ -14,9 +14,21 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from psycopg.conninfo import conninfo_to_dict
+
 from tests.delivery.hostile import RESET
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+
+
+async def connect_to_server(dsn: str) -> Streams:
+    """A connection to the server of *dsn* on which nothing is said yet."""
+    given = conninfo_to_dict(dsn)
+    host, port = str(given["host"]), int(given["port"] or 5432)
+    if host.startswith("/"):
+        return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+    return await asyncio.open_connection(host, port)
 
 
 class Door:
@@ -29,7 +41,7 @@ class Door:
         """
         self._connect = connect
         self._loop = asyncio.new_event_loop()
-        self._is_open = True
+        self._is_open, self._holds_hangups = True, False
         self._swallows: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -66,6 +78,10 @@ class Door:
     def half_open(self) -> None:
         """Swallow what comes on the connections there are: neither side is told anything."""
         self._do(lambda: self._swallows.update(self._writers))
+
+    def hold_hangups(self) -> None:
+        """Hand on what is said, and not that a side has hung up."""
+        self._holds_hangups = True
 
     def _do(self, act: Callable[[], None]) -> None:
         done = threading.Event()
@@ -104,7 +120,7 @@ class Door:
                 if writer not in self._swallows:
                     writer.write(data)
                     await writer.drain()
-        if writer not in self._swallows:
+        if writer not in self._swallows and not self._holds_hangups:
             writer.close()
 
     async def _end(self) -> None:

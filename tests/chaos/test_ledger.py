@@ -31,7 +31,7 @@ from benchmarks.bench import fill, receiver, workers
 from pgsched.devdb import DevServer, state_dir
 from tests.asked import asked
 from tests.chaos.client import ROUNDS, Acknowledged, Client
-from tests.chaos.door import Door
+from tests.chaos.door import Door, Streams, connect_to_server
 from tests.conftest import install_schema
 from tests.delivery.checker import violations
 from tests.delivery.hostile import Habits
@@ -156,7 +156,7 @@ def own_server() -> Iterator[DevServer]:
         server.remove()
 
 
-async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(url: str) -> Streams:
     return await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
 
 
@@ -173,9 +173,8 @@ def test_whatever_fails_every_task_ends_once_and_all_goes_on(tmp_path: Path) -> 
     with ExitStack() as stack:
         server = stack.enter_context(own_server())
         dsn = new_database(server, "ledger")
-        socket = server.socket_dir / ".s.PGSQL.5432"
-        front = stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
-        back = stack.enter_context(Door(lambda: asyncio.open_unix_connection(socket)))
+        front = stack.enter_context(Door(lambda: connect_to_server(dsn)))
+        back = stack.enter_context(Door(lambda: connect_to_server(dsn)))
         through = make_conninfo(dsn, host="127.0.0.1", port=back.port)
         it = stack.enter_context(world(psycopg.connect(dsn), through, tmp_path, habits))
         stack.callback(lambda: it.db.close())
