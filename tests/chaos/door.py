@@ -45,7 +45,7 @@ class Door:
         self._swallows: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.passed = self.cuts = 0  # connections
+        self.passed = self.cuts = self.held = 0  # connections
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,7 +80,7 @@ class Door:
         self._do(lambda: self._swallows.update(self._writers))
 
     def hold_hangups(self) -> None:
-        """Hand on what is said, and not that a side has hung up."""
+        """Hand on what is said, and not that a side has hung up; `held` counts those."""
         self._holds_hangups = True
 
     def _do(self, act: Callable[[], None]) -> None:
@@ -120,7 +120,9 @@ class Door:
                 if writer not in self._swallows:
                     writer.write(data)
                     await writer.drain()
-        if writer not in self._swallows and not self._holds_hangups:
+        if self._holds_hangups:
+            self.held += 1
+        elif writer not in self._swallows:
             writer.close()
 
     async def _end(self) -> None:
