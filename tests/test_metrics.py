@@ -49,10 +49,11 @@ def outcomes(found: Scrape) -> dict[tuple[str, ...], float]:
 async def test_pushes_are_counted_by_system_and_outcome(dsn: str) -> None:
     execute(dsn, "select pgsched.define_task('job', p_max_retries => 0, p_retry_delay => '0')")
     with FakeExternalSystem() as system:
-        system.answer(202, (200, {"status": "SUCCESS"}), (200, {"status": "FAILED"}), 400, 500, 503)
+        ended, later = [(200, {"status": s}) for s in ("SUCCESS", "FAILED")], {"Retry-After": "60"}
+        system.answer(202, *ended, 400, 500, (503, None, later))
         async with measured_worker(dsn, external_system_url=system.url, push_slots=1) as url:
             execute(dsn, "select pgsched.schedule_immediate('job') from generate_series(1, 6)")
-            await until(lambda: len(system.pushes) >= 6)
+            await until(lambda: len(system.executions) >= 6)
             found = await scrape_until(
                 url, "pgsched_worker_pushes_total", "default", "deferred", least=1
             )
@@ -155,7 +156,7 @@ async def test_wake_ups_and_the_connection_of_listen_are_counted(dsn: str) -> No
 async def test_status_pushes_are_counted(dsn: str) -> None:
     execute(dsn, "select pgsched.define_task('job', p_max_retries => 0)")
     with FakeExternalSystem() as system:
-        system.answer(400, 200)
+        system.answer(400)
         async with measured_worker(dsn, external_system_url=system.url) as url:
             execute(dsn, "select pgsched.schedule_immediate('job')")
             await scrape_until(url, "pgsched_worker_status_pushes_total", "acknowledged", least=1)

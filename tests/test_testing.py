@@ -168,6 +168,15 @@ def test_a_function_decides_for_each_push(system: FakeExternalSystem) -> None:
     assert (post(system, bad).status_code, post(system, bad).text) == (422, "no")
 
 
+def test_news_takes_no_answer_of_what_is_to_be_executed(system: FakeExternalSystem) -> None:
+    system.answer(400, 503, delay=0.1)
+    system.answer_news(500, 200)
+    bodies = [ready(), cancelled("a"), cancelled("b"), ready(), cancelled("c")]
+
+    assert [post(system, body).status_code for body in bodies] == [400, 500, 200, 503, 200]
+    assert [r["code"] for r in post(system, bodies[:2], BATCH).json()] == [503, 200]
+
+
 def test_a_reset_is_no_answer(system: FakeExternalSystem) -> None:
     system.answer(RESET, 202)
 

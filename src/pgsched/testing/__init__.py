@@ -45,6 +45,9 @@ class FakeExternalSystem:
     """
     Keeps every push, answers as told (202 until then), and can report back.
 
+    What is to be executed and what tells of a status come side by side, in no
+    order between them, so each has answers of its own.
+
     What it answers may be changed at any time.  What went wrong in one of its
     threads, as in a function of the test, is raised at the end of `with`.
     """
@@ -76,6 +79,7 @@ class FakeExternalSystem:
         self._paths = {PUSH_PATH, BATCH_PATH} if batches else {PUSH_PATH}
         self._reports, self._dedupe = reports, dedupe
         self._answers: deque[Answer | Callable[[Push], Answer]] = deque([202])
+        self._news_answers: deque[Answer | Callable[[Push], Answer]] = deque([202])
         self._batch_answer: Answer | Callable[[list[Push]], Answer] | None = None
         self._delay, self._deliveries = 0.0, 0
         self._keys: set[str] = set()
@@ -91,12 +95,20 @@ class FakeExternalSystem:
         delay: float = 0,
     ) -> None:
         """
-        Answer the next pushes so, one after the other, and all that follow like the last.
+        Answer what is to be executed so, one push after the other, and all after like the last.
 
         An answer is a status, (status, body), (status, body, headers), RESET, or a
         function that makes one of a push; while it blocks, the push is held.
         """
         self._answers, self._delay = deque([first, *rest]), delay
+
+    def answer_news(
+        self,
+        first: Answer | Callable[[Push], Answer],
+        *rest: Answer | Callable[[Push], Answer],
+    ) -> None:
+        """Answer in the same way, and at once, what tells of a status and executes nothing."""
+        self._news_answers = deque([first, *rest])
 
     def answer_batch(self, answer: Answer | Callable[[list[Push]], Answer] | None) -> None:
         """Answer batches so as a whole; None: 200, and a result for each push by `answer()`."""
@@ -179,7 +191,8 @@ class FakeExternalSystem:
             came = [Push.of(body, request, self._deliveries) for body in bodies]
             self.pushes += came
             self._changed.notify_all()
-        self._closing.wait(self._delay)
+        if any(push.status == READY for push in came):
+            self._closing.wait(self._delay)
         answer = self._batch(came) if request.path == BATCH_PATH else self._each(came)[0]
         return answer and answer.reply()
 
@@ -198,7 +211,7 @@ class FakeExternalSystem:
         answers = []
         for push in came:
             with self._changed:
-                held = self._answers
+                held = self._answers if push.status == READY else self._news_answers
                 answer = held.popleft() if len(held) > 1 else held[0]
             answers.append(self._call(answer, push))
         self._accept(came, answers)
