@@ -31,8 +31,8 @@ from pgsched.signing import callback_token
 from tests.chaos.door import Door, connect_to_server
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
 from tests.roles import as_role
-from tests.sessions import count_sessions, cut_sessions
-from tests.waiting import eventually
+from tests.sessions import cut_sessions
+from tests.waiting import eventually, until
 
 Client = httpx.AsyncClient
 OpenClient = Callable[..., Awaitable[Client]]
@@ -41,6 +41,13 @@ NOBODY = "01980000-0000-7000-8000-000000000000"
 DOWN = "host=127.0.0.1 port=1 user=nobody dbname=none"
 KEY = "s3cret"
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+@pytest.fixture
+def door(dsn: str) -> Iterator[Door]:
+    """A way to the database that a test may close."""
+    with Door(lambda: connect_to_server(dsn)) as door:
+        yield door
 
 
 @pytest.fixture
@@ -63,16 +70,6 @@ async def client(dsn: str, open_client: OpenClient) -> Client:
     client = await open_client(dsn)
     await client.post("/api/definitions", json={"name": "job", "content": {"do": "it"}})
     return client
-
-
-def cut_all(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-
-        def is_done() -> bool:  # a pool may have been about to open one more
-            cut_sessions(conn, "pgsched")
-            return count_sessions(conn, "pgsched") == 0
-
-        eventually(is_done)
 
 
 async def schedule(client: Client, **body: Any) -> str:
@@ -776,26 +773,26 @@ async def test_a_database_that_takes_no_writes_is_connected_to_anew(
     assert answer.status_code == 201
 
 
+@pytest.mark.parametrize("hangs_up", [True, False])
 async def test_connections_that_the_server_has_cut_are_not_noticed_outside(
-    dsn: str, client: Client
+    dsn: str, door: Door, client: Client, hangs_up: bool
 ) -> None:
-    await asyncio.gather(*(client.get("/api/queues") for _ in range(20)))
-
-    await asyncio.to_thread(cut_all, dsn)
-
-    assert (await client.post("/api/tasks", json={"definition": "job"})).status_code == 201
-
-
-async def test_connections_that_the_server_has_cut_and_not_hung_up_are_not_either(
-    dsn: str, client: Client, open_client: OpenClient
-) -> None:
-    with Door(lambda: connect_to_server(dsn)) as door:
+    if not hangs_up:  # it says goodbye first
         door.hold_hangups()
-        behind = await open_client(make_conninfo(dsn, host="127.0.0.1", port=door.port))
-        await asyncio.gather(*(behind.get("/api/queues") for _ in range(20)))
+    way = make_conninfo(dsn, host="127.0.0.1", port=door.port)
+    app = api.create_app(Settings(database_url=as_role(way, "operator")))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        Client(transport=transport, base_url="http://api") as behind,
+    ):
+        async with AsyncExitStack() as stack:  # all that there may be: none is opened meanwhile
+            for _ in range(services.CONNECTIONS):
+                await stack.enter_async_context(app.state.services.connection())
 
-        await asyncio.to_thread(cut_all, dsn)
-        await asyncio.to_thread(eventually, lambda: door.held == door.passed > 0)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            cut_sessions(conn, "pgsched")
+        await until(lambda: door.all_have_hung_up)
 
         assert (await behind.post("/api/tasks", json={"definition": "job"})).status_code == 201
 

@@ -366,13 +366,6 @@ def dripping(start: bytes, drip: bytes = b"x") -> Handler:
     return handle
 
 
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 async def test_an_answer_over_a_real_connection(transport: httpx.AsyncBaseTransport) -> None:
     raw = b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"status":"SUCCESS"}'
     async with serving(answering(raw)) as (url, _):
@@ -402,7 +395,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used_again(
 
 
 async def test_a_refused_connection_is_unreachable(transport: httpx.AsyncBaseTransport) -> None:
-    answer = await push(transport, system(f"http://127.0.0.1:{closed_port()}"))
+    answer = await push(transport, system("http://127.0.0.1:1"))
     assert answer.reply is Reply.UNREACHABLE
     assert answer.text
 
@@ -563,7 +556,7 @@ async def test_a_push_that_is_cancelled_leaves_no_connection(
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with serving(answering(ACCEPTED)) as (url, _), make_transport(4) as transport:
         assert (await push(transport, system(url))).status_code == 202
 

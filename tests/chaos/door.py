@@ -45,7 +45,7 @@ class Door:
         self._swallows: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.passed = self.cuts = self.held = 0  # connections
+        self.passed = self.cuts = self._left = 0  # connections
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,8 +80,13 @@ class Door:
         self._do(lambda: self._swallows.update(self._writers))
 
     def hold_hangups(self) -> None:
-        """Hand on what is said, and not that a side has hung up; `held` counts those."""
+        """Hand on what is said from behind, and not that somebody there has hung up."""
         self._holds_hangups = True
+
+    @property
+    def all_have_hung_up(self) -> bool:
+        """Whether behind each connection somebody has said all and hung up."""
+        return self.passed > 0 and 2 * self._left == len(self._writers)
 
     def _do(self, act: Callable[[], None]) -> None:
         done = threading.Event()
@@ -103,31 +108,46 @@ class Door:
         except OSError:
             _reset(writer)
             return
+        if not self._is_open:  # by now
+            _reset(writer)
+            _reset(back_writer)
+            return
         self.passed += 1
         pair = {writer, back_writer}
         self._writers |= pair
         try:
-            await asyncio.gather(self._copy(reader, back_writer), self._copy(back_reader, writer))
+            await asyncio.gather(
+                self._copy(reader, back_writer),
+                self._copy_back(back_reader, writer),
+            )
         finally:
+            self._left -= 1
             self._writers -= pair
             self._swallows -= pair
             for one in pair:
                 one.close()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._copy_all(reader, writer)
+        if writer not in self._swallows:
+            writer.close()
+
+    async def _copy_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._copy_all(reader, writer)
+        self._left += 1
+        if writer not in self._swallows and not self._holds_hangups:
+            writer.close()
+
+    async def _copy_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if writer not in self._swallows:
                     writer.write(data)
                     await writer.drain()
-        if self._holds_hangups:
-            self.held += 1
-        elif writer not in self._swallows:
-            writer.close()
 
     async def _end(self) -> None:
         self._server.close()
-        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(left, timeout=5)
 
     def _reset_all(self) -> None:
