@@ -28,6 +28,7 @@ from pgsched.api.guard import MAX_BODY, MAX_LIST
 from pgsched.errors import ConfigError
 from pgsched.settings import Settings
 from pgsched.signing import callback_token
+from tests.apps import client_of
 from tests.chaos.door import Door, connect_to_server
 from tests.executing import count_tasks, dispatched_task, events_of, task_row
 from tests.roles import as_role
@@ -57,10 +58,7 @@ async def open_client() -> AsyncIterator[OpenClient]:
 
         async def open_one(database_url: str, **more: Any) -> Client:
             app = api.create_app(Settings(database_url=as_role(database_url, "operator"), **more))
-            await stack.enter_async_context(app.router.lifespan_context(app))
-            transport = httpx.ASGITransport(app)
-            client = Client(transport=transport, base_url="http://api")
-            return await stack.enter_async_context(client)
+            return await stack.enter_async_context(client_of(app))
 
         yield open_one
 
@@ -781,11 +779,7 @@ async def test_connections_that_the_server_has_cut_are_not_noticed_outside(
         door.hold_hangups()
     way = make_conninfo(dsn, host="127.0.0.1", port=door.port)
     app = api.create_app(Settings(database_url=as_role(way, "operator")))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        Client(transport=transport, base_url="http://api") as behind,
-    ):
+    async with client_of(app) as behind:
         async with AsyncExitStack() as stack:  # all that there may be: none is opened meanwhile
             for _ in range(services.CONNECTIONS):
                 await stack.enter_async_context(app.state.services.connection())

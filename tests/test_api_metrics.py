@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from pgsched import api, census
 from pgsched.api import metrics
 from pgsched.settings import Settings
+from tests.apps import client_of
 from tests.roles import as_role
 from tests.scraping import OPENMETRICS, Scrape
 
@@ -31,10 +32,7 @@ async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cli
 
 async def serving(dsn: str, **settings: Any) -> AsyncIterator[Client]:
     app = api.create_app(Settings(database_url=as_role(dsn, "operator"), **settings))
-    async with (
-        app.router.lifespan_context(app),
-        Client(transport=httpx.ASGITransport(app), base_url="http://api") as client,
-    ):
+    async with client_of(app) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pgsched import api
 from pgsched.settings import Settings
+from tests.apps import client_of
 from tests.roles import as_role
 
 Client = httpx.AsyncClient
@@ -22,10 +23,7 @@ KEY = "s3cret"
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
     app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
-    async with (
-        app.router.lifespan_context(app),
-        Client(transport=httpx.ASGITransport(app), base_url="http://api") as client,
-    ):
+    async with client_of(app) as client:
         await client.post("/api/definitions", json={"name": "job"})
         yield client
 

@@ -20,6 +20,7 @@ from pgsched.database import Database
 from pgsched.schedules import Schedule
 from pgsched.settings import Settings
 from pgsched.ticker import Ticker
+from tests.apps import client_of
 from tests.executing import task_row
 from tests.roles import as_role, login_of
 
@@ -38,10 +39,7 @@ ODD_NAMES = ["plain", "nightly/mail report", "50% off? #1 & é;=+", "/", "a/fire
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
     app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
-    async with (
-        app.router.lifespan_context(app),
-        Client(transport=httpx.ASGITransport(app), base_url="http://api") as client,
-    ):
+    async with client_of(app) as client:
         await client.post("/api/definitions", json={"name": "job", "input_params": {"a": 1}})
         yield client
 

@@ -20,6 +20,7 @@ from pgsched.errors import Conflict, Invalid, NotFound
 from pgsched.options import NewTask
 from pgsched.scheduler import SchedulerService
 from pgsched.settings import Settings
+from tests.apps import client_of
 from tests.executing import count_tasks, task_row
 from tests.roles import as_role
 
@@ -269,11 +270,7 @@ def test_what_is_checked_is_what_may_be_given() -> None:
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
     app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        Client(transport=transport, base_url="http://api") as client,
-    ):
+    async with client_of(app) as client:
         await client.post("/api/definitions", json={"name": "job"})
         yield client
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import psycopg
 import pytest
 from opentelemetry import trace
@@ -24,6 +23,7 @@ from pgsched.configuration import load_settings
 from pgsched.settings import Settings
 from pgsched.testing import FakeExternalSystem, Push
 from pgsched.worker import Worker
+from tests.apps import client_of
 from tests.executing import task_row
 from tests.roles import as_role
 from tests.scraping import measured_worker
@@ -102,8 +102,7 @@ async def test_one_trace_leads_from_the_enqueue_to_the_report(dsn: str, traces: 
     with FakeExternalSystem() as system:
         async with (
             measured_worker(dsn, external_system_url=system.url),
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client,
+            client_of(app) as client,
         ):
             with traces.tracer.start_as_current_span("order") as order:
                 task = await enqueue(dsn)
@@ -323,10 +322,7 @@ async def test_requests_of_the_api_are_spans_and_what_they_enqueue_is_below(
     dsn: str, traces: Traces
 ) -> None:
     app = api.create_app(Settings(database_url=as_role(dsn, "operator")))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client,
-    ):
+    async with client_of(app) as client:
         await client.post("/api/definitions", json={"name": "job"})
         await client.post("/api/tasks", json={"definition": "job"})
         await client.get("/health/live")
