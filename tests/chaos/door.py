@@ -118,7 +118,7 @@ class Door:
         try:
             await asyncio.gather(
                 self._copy(reader, back_writer),
-                self._copy_back(back_reader, writer),
+                self._copy(back_reader, writer, is_from_behind=True),
             )
         finally:
             self._left -= 1
@@ -127,23 +127,21 @@ class Door:
             for one in pair:
                 one.close()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._copy_all(reader, writer)
-        if writer not in self._swallows:
-            writer.close()
-
-    async def _copy_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._copy_all(reader, writer)
-        self._left += 1
-        if writer not in self._swallows and not self._holds_hangups:
-            writer.close()
-
-    async def _copy_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_from_behind: bool = False,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if writer not in self._swallows:
                     writer.write(data)
                     await writer.drain()
+        self._left += is_from_behind
+        if writer not in self._swallows and not (is_from_behind and self._holds_hangups):
+            writer.close()
 
     async def _end(self) -> None:
         self._server.close()
