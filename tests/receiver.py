@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from pgsched.testing.pushes import READY
 from tests.waiting import eventually
 
 
@@ -23,6 +24,11 @@ class Push:
         self.task_id: str = self.body["task_id"]
         self._answered = threading.Event()
         self._answer: tuple[int, bytes] = (202, b"")
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it tells of a status, and nothing is to be executed."""
+        return bool(self.body["status"] != READY)
 
     def answer(self, code: int = 202, **body: Any) -> None:
         self._answer = code, orjson.dumps(body) if body else b""

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgsched.testing.pushes import READY
 from tests.receiver import Push, Receiver
 from tests.roles import as_role
 from tests.waiting import eventually
@@ -47,8 +46,8 @@ def answer_badly(push: Push) -> bool:
 
 def answer_in_a_body(push: Push) -> bool:
     details = {"output_ref": PAYLOAD, "error_msg": PAYLOAD, "next_input": {PAYLOAD: 1}}
-    is_news = push.body["status"] != READY  # of a failure of before: it takes no turn
-    push.answer(200, status="SUCCESS" if is_news else next(ENDS), **details)
+    # News of a failure of before takes no turn.
+    push.answer(200, status="SUCCESS" if push.is_news else next(ENDS), **details)
     return True
 
 

@@ -49,8 +49,8 @@ def outcomes(found: Scrape) -> dict[tuple[str, ...], float]:
 async def test_pushes_are_counted_by_system_and_outcome(dsn: str) -> None:
     execute(dsn, "select pgsched.define_task('job', p_max_retries => 0, p_retry_delay => '0')")
     with FakeExternalSystem() as system:
-        ended, later = [(200, {"status": s}) for s in ("SUCCESS", "FAILED")], {"Retry-After": "60"}
-        system.answer(202, *ended, 400, 500, (503, None, later))
+        success, failed = (200, {"status": "SUCCESS"}), (200, {"status": "FAILED"})
+        system.answer(202, success, failed, 400, 500, (503, None, {"Retry-After": "60"}))
         async with measured_worker(dsn, external_system_url=system.url, push_slots=1) as url:
             execute(dsn, "select pgsched.schedule_immediate('job') from generate_series(1, 6)")
             await until(lambda: len(system.executions) >= 6)

@@ -11,12 +11,8 @@ from tests.waiting import eventually
 from tests.working import Connection, StartWorker, schedule, statuses
 
 
-def is_news(push: Push) -> bool:
-    return bool(push.body["status"] != "READY_FOR_EXECUTION")
-
-
 def news(receiver: Receiver, task_id: str) -> list[str]:
-    return [push.body["status"] for push in receiver.of(task_id) if is_news(push)]
+    return [push.body["status"] for push in receiver.of(task_id) if push.is_news]
 
 
 def all_told(db: Connection) -> bool:
@@ -27,7 +23,7 @@ def test_the_executor_of_a_task_that_is_cancelled_in_flight_is_told(
     db: Connection, receiver: Receiver, start_worker: StartWorker
 ) -> None:
     [task] = schedule(db, 1)
-    receiver.holds = lambda push: not is_news(push)
+    receiver.holds = lambda push: not push.is_news
     start_worker()
     [ready] = receiver.wait_for(1)
 
@@ -59,7 +55,7 @@ def test_what_is_told_of_a_task_comes_in_order_though_the_receiver_fails(
     seen: Counter[str] = Counter()
 
     def answer(push: Push) -> bool:
-        if not is_news(push):
+        if not push.is_news:
             return False
         seen[push.body["idempotency_key"]] += 1
         if seen[push.body["idempotency_key"]] < 3:
@@ -79,7 +75,7 @@ def test_what_is_told_of_a_task_comes_in_order_though_the_receiver_fails(
     eventually(lambda: all_told(db))
 
     for task in tasks:
-        order = [p.body["sequence"] for p in receiver.of(task) if is_news(p)]
+        order = [p.body["sequence"] for p in receiver.of(task) if p.is_news]
         assert order == sorted(order)
         # PENDING was true for a moment only.
         assert [said for said in taken[task] if said != "PENDING"] == ["FAILED", "CANCELLED"]
@@ -91,15 +87,15 @@ def test_dispatch_goes_on_while_nobody_answers_what_is_told(
     first = schedule(db, 50)
     worker = start_worker(PGSCHED_PUSH_SLOTS="4")
     eventually(lambda: statuses(db) == {"DISPATCHED": 50})
-    receiver.holds = is_news
+    receiver.holds = lambda push: push.is_news
     for task in first:
         db.execute("select pgsched.cancel_task(%s)", [task])
-    eventually(lambda: any(is_news(push) for push in receiver.pushes))
+    eventually(lambda: any(push.is_news for push in receiver.pushes))
 
     schedule(db, 200)
 
     eventually(lambda: statuses(db).get("DISPATCHED") == 200)
-    assert sum(is_news(push) for push in receiver.pushes) <= 2
+    assert sum(push.is_news for push in receiver.pushes) <= 2
     worker.signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0
     assert db.execute("select count(*) from pgsched.workers").fetchone() == (0,)

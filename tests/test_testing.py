@@ -177,6 +177,16 @@ def test_news_takes_no_answer_of_what_is_to_be_executed(system: FakeExternalSyst
     assert [r["code"] for r in post(system, bodies[:2], BATCH).json()] == [503, 200]
 
 
+@pytest.mark.parametrize("wrong", ["no", "202", ("202",), (), (202, b"", {}, 1)])
+def test_what_is_no_answer_is_refused_where_it_is_given(
+    system: FakeExternalSystem, wrong: Any
+) -> None:
+    for give in (system.answer, system.answer_news, system.answer_batch):
+        with pytest.raises(TypeError, match=r"an answer is a status, .* or RESET, not"):
+            give(wrong)
+    assert post(system, ready()).status_code == 202
+
+
 def test_a_reset_is_no_answer(system: FakeExternalSystem) -> None:
     system.answer(RESET, 202)
 

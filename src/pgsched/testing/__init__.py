@@ -23,7 +23,6 @@ from typing import Any, Literal, Self, TypeVar
 from pgsched.testing.pushes import (
     BATCH_PATH,
     PUSH_PATH,
-    READY,
     RESET,
     Answer,
     Push,
@@ -39,6 +38,8 @@ __all__ = ["RESET", "Answer", "FakeExternalSystem", "Push", "Report"]
 
 T = TypeVar("T")
 P = TypeVar("P")
+# An answer, or what makes one of the push.
+Scripted = Answer | Callable[[Push], Answer]
 
 
 class FakeExternalSystem:
@@ -78,8 +79,8 @@ class FakeExternalSystem:
         self._secrets, self._api_key, self._report_key = secrets, api_key, report_key
         self._paths = {PUSH_PATH, BATCH_PATH} if batches else {PUSH_PATH}
         self._reports, self._dedupe = reports, dedupe
-        self._answers: deque[Answer | Callable[[Push], Answer]] = deque([202])
-        self._news_answers: deque[Answer | Callable[[Push], Answer]] = deque([202])
+        self._answers: deque[Scripted] = deque([202])
+        self._news_answers: deque[Scripted] = deque([202])
         self._batch_answer: Answer | Callable[[list[Push]], Answer] | None = None
         self._delay, self._deliveries = 0.0, 0
         self._keys: set[str] = set()
@@ -88,30 +89,26 @@ class FakeExternalSystem:
 
     # What the test says
 
-    def answer(
-        self,
-        first: Answer | Callable[[Push], Answer],
-        *rest: Answer | Callable[[Push], Answer],
-        delay: float = 0,
-    ) -> None:
+    def answer(self, first: Scripted, *rest: Scripted, delay: float = 0) -> None:
         """
         Answer what is to be executed so, one push after the other, and all after like the last.
 
         An answer is a status, (status, body), (status, body, headers), RESET, or a
         function that makes one of a push; while it blocks, the push is held.
-        """
-        self._answers, self._delay = deque([first, *rest]), delay
 
-    def answer_news(
-        self,
-        first: Answer | Callable[[Push], Answer],
-        *rest: Answer | Callable[[Push], Answer],
-    ) -> None:
+        Raises:
+            TypeError: One of them is none of these.
+        """
+        self._answers, self._delay = _script(first, *rest), delay
+
+    def answer_news(self, first: Scripted, *rest: Scripted) -> None:
         """Answer in the same way, and at once, what tells of a status and executes nothing."""
-        self._news_answers = deque([first, *rest])
+        self._news_answers = _script(first, *rest)
 
     def answer_batch(self, answer: Answer | Callable[[list[Push]], Answer] | None) -> None:
-        """Answer batches so as a whole; None: 200, and a result for each push by `answer()`."""
+        """Answer batches so as a whole; None: 200, and a result for each as said of its kind."""
+        if not callable(answer) and answer is not None:
+            said(answer)
         self._batch_answer = answer
 
     def report(self, push: Push, status: str, **fields: Any) -> tuple[int, Any]:
@@ -128,12 +125,12 @@ class FakeExternalSystem:
     @property
     def executions(self) -> list[str]:
         """The idempotency keys of what was to be executed, each once."""
-        return list(dict.fromkeys(push.key for push in self.pushes if push.status == READY))
+        return list(dict.fromkeys(push.key for push in self.pushes if not push.is_news))
 
     @property
     def news(self) -> list[Push]:
         """The pushes that tell what became of a task, and execute nothing."""
-        return [push for push in self.pushes if push.status != READY]
+        return [push for push in self.pushes if push.is_news]
 
     def wait_for(self, count: int, timeout: float = 30) -> list[Push]:
         """All pushes so far, as soon as there are *count*."""
@@ -191,7 +188,7 @@ class FakeExternalSystem:
             came = [Push.of(body, request, self._deliveries) for body in bodies]
             self.pushes += came
             self._changed.notify_all()
-        if any(push.status == READY for push in came):
+        if not all(push.is_news for push in came):
             self._closing.wait(self._delay)
         answer = self._batch(came) if request.path == BATCH_PATH else self._each(came)[0]
         return answer and answer.reply()
@@ -211,7 +208,7 @@ class FakeExternalSystem:
         answers = []
         for push in came:
             with self._changed:
-                held = self._answers if push.status == READY else self._news_answers
+                held = self._news_answers if push.is_news else self._answers
                 answer = held.popleft() if len(held) > 1 else held[0]
             answers.append(self._call(answer, push))
         self._accept(came, answers)
@@ -228,8 +225,16 @@ class FakeExternalSystem:
         if self._reports is None or self._closing.is_set():
             return
         for push, answer in zip(came, answers, strict=True):
-            if push.status != READY or not (answer and answer.accepts):
+            if push.is_news or not (answer and answer.accepts):
                 continue
             if not (self._dedupe and push.key in self._keys):
                 self._keys.add(push.key)
                 self._reporter.send_later(push, "RUNNING", self._reports)
+
+
+def _script(*answers: Scripted) -> deque[Scripted]:
+    """What is no answer is refused now, and not when a push comes, in a thread."""
+    for answer in answers:
+        if not callable(answer):
+            said(answer)
+    return deque(answers)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import orjson
 
@@ -42,6 +42,11 @@ class Push:
     raw: bytes  # the body of the request, which may be a batch
     delivery: int  # the number of the request; pushes of one batch share it
     at: datetime
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it tells of a status, and nothing is to be executed."""
+        return self.status != READY
 
     @classmethod
     def of(cls, body: dict[str, Any], request: Request, delivery: int) -> Push:
@@ -89,10 +94,19 @@ class Said(NamedTuple):
 
 
 def said(answer: Answer) -> Said | None:
-    """None is a reset."""
+    """
+    What goes out; None is a reset.
+
+    Raises:
+        TypeError: It is nothing that an answer may be.
+    """
     if answer is RESET:
         return None
-    return Said(answer) if isinstance(answer, int) else Said(*answer)
+    given = cast("tuple[Any, ...]", answer if isinstance(answer, tuple) else (answer,))
+    if not 1 <= len(given) <= 3 or not isinstance(given[0], int):
+        kinds = "a status, (status, body), (status, body, headers) or RESET"
+        raise TypeError(f"an answer is {kinds}, not {answer!r}")
+    return Said(*given)
 
 
 class Refusal(Exception):
